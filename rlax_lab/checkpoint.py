@@ -1,0 +1,127 @@
+"""Exact checkpoints: the whole state of a run, in files that are known to be whole.
+
+Arrays are written by orbax. A small ``checkpoint.json`` is put beside them last, with a digest of
+the bytes that were saved: a checkpoint without it was never finished, and one whose bytes no
+longer match it is damaged. Both are passed over for the one before.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlax_lab.errors import InputError
+from rlax_lab.types import PyTree
+
+KEEP = 3
+
+
+def save(folder: Path, number: int, state: PyTree, notes: dict[str, Any]) -> None:
+    """Writes checkpoint `number` of a run and drops all but the newest few.
+
+    Args:
+      folder: holds one subfolder per checkpoint.
+      number: counts updates; names the subfolder.
+      state: any pytree of arrays, typed PRNG keys included.
+      notes: JSON values to keep with it.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    arrays = to_numpy(state)
+    target = folder.resolve() / f"{number:012d}"
+    shutil.rmtree(target, ignore_errors=True)  # an unfinished one of a run that was killed
+    target.mkdir(parents=True)
+    ocp.save(target / "state", arrays)
+    write_json(target / "checkpoint.json", {"digest": digest(arrays), "notes": notes})
+    for old in numbers(folder)[:-KEEP]:
+        shutil.rmtree(folder / f"{old:012d}", ignore_errors=True)
+
+
+def restore(folder: Path, example: PyTree) -> tuple[int, PyTree, dict[str, Any]]:
+    """The newest whole checkpoint of a run: its number, state and notes.
+
+    Args:
+      folder: as given to `save`.
+      example: a state of the same structure, shapes and types; arrays or their abstract shapes.
+
+    Raises:
+      InputError: if there is none that is whole.
+    """
+    for number in reversed(numbers(folder)):
+        path = folder.resolve() / f"{number:012d}"
+        try:
+            state, notes = _load(path, example)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:120]
+            warnings.warn(
+                f"checkpoint {path} is damaged ({reason}); falling back to the one before",
+                stacklevel=2,
+            )
+        else:
+            return number, state, notes
+    raise InputError(f"{folder} holds no usable checkpoint.")
+
+
+def numbers(folder: Path) -> list[int]:
+    """The checkpoints in `folder`, finished or not, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+
+
+def _load(path: Path, example: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    from orbax.checkpoint import v1 as ocp
+
+    seal = json.loads((path / "checkpoint.json").read_text())
+    blank = jax.tree.map(_blank, example)
+    arrays = ocp.load(path / "state", blank)
+    # orbax casts silently where types differ; the digest covers types and shapes as well.
+    if digest(arrays) != seal["digest"]:
+        raise ValueError("its contents do not match its digest")
+    return jax.tree.map(_from_numpy, arrays, example), seal["notes"]
+
+
+def to_numpy(tree: PyTree) -> PyTree:
+    """`tree` on the host, typed keys as the integers behind them."""
+    return jax.tree.map(
+        lambda x: np.asarray(jax.random.key_data(x) if _is_key(x) else x), jax.device_get(tree)
+    )
+
+
+def digest(arrays: PyTree) -> str:
+    """SHA-256 of every array's path, type, shape and bytes."""
+    sha = hashlib.sha256()
+    for path, x in jax.tree_util.tree_leaves_with_path(arrays):
+        sha.update(f"{jax.tree_util.keystr(path)} {x.dtype} {x.shape};".encode())
+        sha.update(np.ascontiguousarray(x).tobytes())
+    return sha.hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `path` whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _is_key(x: Any) -> bool:
+    return bool(jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+
+
+def _blank(x: Any) -> np.ndarray:
+    if _is_key(x):
+        x = jax.eval_shape(jax.random.key_data, x)
+    return np.zeros(x.shape, x.dtype)
+
+
+def _from_numpy(x: np.ndarray, example: Any) -> jax.Array:
+    if _is_key(example):
+        return jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(example))
+    return jnp.asarray(x)

@@ -1,0 +1,296 @@
+"""The command line: train, evaluate, plot, envs."""
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import sys
+import time
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rlax_lab import config as configs
+from rlax_lab import ppo
+from rlax_lab.errors import InputError, NonFiniteError, nearest
+
+ALGORITHMS: dict[str, Any] = {"ppo": ppo}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with every complaint an InputError of one sentence."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Like `parse_args`, but names the nearest option to one that does not exist."""
+        parsed, unknown = self.parse_known_args(words)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            hint = nearest(unknown[0].split("=")[0], flags) or f"; see {self.prog} --help."
+            raise InputError(f"there is no option {unknown[0]!r}{hint}")
+        return parsed
+
+
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(
+            prog,
+            max_help_position=32,
+            width=min(100, os.get_terminal_size().columns if sys.stdout.isatty() else 100),
+        )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 2 on bad input, 1 where training diverged."""
+    words = sys.argv[1:] if words is None else list(words)
+    try:
+        return _command(words)
+    except (InputError, NonFiniteError) as error:
+        print(f"rlax-lab: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+
+
+COMMANDS = {
+    "train": "train an algorithm on an environment",
+    "evaluate": "play the policy of a run",
+    "plot": "draw the learning curves of runs",
+    "envs": "list the environments",
+}
+
+
+def _command(words: list[str]) -> int:
+    name = words[0] if words else "--help"
+    if name in ("-h", "--help"):
+        lines = [f"  {command:10} {text}" for command, text in COMMANDS.items()]
+        print("usage: rlax-lab COMMAND ...\n\ncommands:")
+        print("\n".join(lines))
+        print("\nrlax-lab COMMAND --help says more.")
+        return 0
+    if name not in COMMANDS:
+        hint = nearest(name, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}."
+        raise InputError(f"there is no command {name!r}{hint}")
+    return {"train": _train, "evaluate": _evaluate, "plot": _plot, "envs": _envs}[name](words[1:])
+
+
+def _train(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: rlax-lab train ALGO --env ENV [options]\n\nalgorithms:")
+        for name, module in ALGORITHMS.items():
+            print(f"  {name:10} {module.__doc__.splitlines()[0]}")
+        print("\nrlax-lab train ALGO --help explains every option.")
+        return 0
+    algo = words[0]
+    if algo not in ALGORITHMS:
+        hint = nearest(algo, ALGORITHMS) or f"; the algorithms are {', '.join(ALGORITHMS)}."
+        raise InputError(f"there is no algorithm {algo!r}{hint}")
+    from rlax_lab import runs
+
+    module = ALGORITHMS[algo]
+    parser = _Parser(prog=f"rlax-lab train {algo}", description=module.__doc__.splitlines()[0])
+    parser.add_argument("--env", required=True, help="an environment's name, or module:callable")
+    parser.add_argument(
+        "--out", type=Path, help="the run's folder (default: a new one under runs/)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out where it stopped"
+    )
+    _add_settings(parser.add_argument_group("the run"), runs.Settings)
+    _add_settings(parser.add_argument_group(f"configuration of {algo}"), module.Config)
+    parsed = parser.parse(words[1:])
+    given = {k: v for k, v in vars(parsed).items() if v is not _UNSET}
+    if parsed.resume:
+        if parsed.out is None:
+            raise InputError("--resume needs --out, the folder of the run to resume.")
+        # What is not said again is taken from the run; what is said must agree with it.
+        given = _recorded(runs.read_record(parsed.out), given)
+    settings = _build(runs.Settings, given)
+    config = _build(module.Config, given)
+    task = _task(algo, parsed.env, config)
+    default = f"{algo}_{parsed.env.replace(':', '.')}_{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = parsed.out or Path("runs") / default
+    _use_compilation_cache()
+    try:
+        runs.run(task, settings, folder, parsed.resume)
+    except runs.Stopped as stopped:
+        return 128 + int(stopped.args[0])
+    return 0
+
+
+def _evaluate(words: list[str]) -> int:
+    parser = _Parser(prog="rlax-lab evaluate", description="Plays the greedy policy of a run.")
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--episodes", type=int, default=128, help="per seed (default 128)")
+    parser.add_argument("--seed", type=int, default=12345, help="of the episodes (default 12345)")
+    parsed = parser.parse(words)
+    if parsed.episodes < 1:
+        raise InputError(f"--episodes is {parsed.episodes}, but must be at least 1.")
+    import jax
+    import numpy as np
+
+    from rlax_lab import runs, statistics
+    from rlax_lab.evaluate import evaluate
+
+    record = runs.read_record(parsed.run)
+    algo = record["algo"]
+    if algo not in ALGORITHMS:
+        raise InputError(f"{parsed.run} holds a run of the unknown algorithm {algo!r}.")
+    task = _task(algo, record["env"], configs.from_json(ALGORITHMS[algo].Config, record["config"]))
+    params = runs.load_params(task, parsed.run, record["seeds"])
+    _use_compilation_cache()
+
+    def one(params: Any) -> Any:
+        key = jax.random.key(parsed.seed)
+        return evaluate(task.learner, params, task.env, key, parsed.episodes, task.env_params)
+
+    result = jax.device_get(jax.jit(jax.vmap(one))(params))
+    print(f"{algo} on {record['env']}, {parsed.episodes} episodes per seed, greedy policy")
+    means = []
+    for seed, (returns, finished) in enumerate(
+        zip(result.episode_return, result.finished, strict=True)
+    ):
+        ended = returns[finished]
+        means.append(ended.mean() if ended.size else np.nan)
+        unfinished = f", {np.sum(~finished)} did not end" if not finished.all() else ""
+        shown = f"{means[-1]:.1f} +- {ended.std():.1f}" if ended.size else "no episode ended"
+        print(f"  seed {record['seed'] + seed}: {shown}{unfinished}")
+    if not np.all(np.isnan(means)):
+        summary = statistics.summarize(means)
+        low, high = summary["ci95"]
+        print(f"IQM {summary['iqm']:.1f}, 95 % interval {low:.1f} to {high:.1f}")
+    return 0
+
+
+def _plot(words: list[str]) -> int:
+    parser = _Parser(prog="rlax-lab plot", description="Draws learning curves: IQM over seeds.")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    parser.add_argument("--out", type=Path, required=True, help="the picture: .png, .pdf or .svg")
+    parsed = parser.parse(words)
+    from rlax_lab import plots
+
+    print(plots.learning_curves(parsed.runs, parsed.out))
+    return 0
+
+
+def _envs(words: list[str]) -> int:
+    _Parser(prog="rlax-lab envs", description="Lists the environments.").parse(words)
+    registry = _registry()
+    rows = [registry.describe(name) for name in registry.names()]
+    columns = ("name", "observation", "actions", "time_limit")
+    widths = [max(len(str(row[c])) for row in [*rows, {c: c}] if c in row) for c in columns]
+    for row in [{c: c.replace("_", " ") for c in columns}, *rows]:
+        print(
+            "  ".join(str(row[c]).ljust(w) for c, w in zip(columns, widths, strict=True)).rstrip()
+        )
+    return 0
+
+
+_UNSET: Any = object()
+
+
+def _add_settings(group: Any, cls: type) -> None:
+    """One flag per field of a configuration, with its meaning, default and source."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        flag = "--" + field.name.replace("_", "-")
+        kinds = configs.kinds(hints[field.name])
+        default = "none" if field.default is None else _text(field.default)
+        choices = field.metadata["choices"]
+        extra = f"; one of {', '.join(choices)}" if choices else ""
+        help_ = f"{field.metadata['text']}{extra} (default {default})".replace("%", "%%")
+        if bool in kinds:
+            action = argparse.BooleanOptionalAction
+            group.add_argument(flag, action=action, default=_UNSET, help=help_)
+        else:
+            metavar = "N" if int in kinds else "X" if float in kinds else "NAME"
+            convert = _converter(kinds)
+            group.add_argument(flag, type=convert, default=_UNSET, metavar=metavar, help=help_)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _converter(kinds: tuple[Any, ...]) -> Any:
+    """Text to a field's value; text that does not fit stays text, for `config.check` to refuse."""
+
+    def convert(text: str) -> Any:
+        if types.NoneType in kinds and text.lower() == "none":
+            return None
+        try:
+            if int in kinds:
+                return int(text) if text.lstrip("+-").isdecimal() else _whole(float(text))
+            if float in kinds:
+                return float(text)
+            if typing.get_origin(kinds[0]) is tuple:
+                return tuple(int(part) for part in text.split(","))
+        except (ValueError, OverflowError):
+            pass
+        return text
+
+    return convert
+
+
+def _whole(x: float) -> Any:
+    """1e6 as 1000000; 0.5 as it is."""
+    return int(x) if x == int(x) else x
+
+
+def _build(cls: type, given: dict[str, Any]) -> Any:
+    names = [field.name for field in dataclasses.fields(cls)]
+    config = cls(**{name: given[name] for name in names if name in given})
+    configs.check(config)
+    return config
+
+
+def _recorded(record: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    recorded = {**record, **record["config"]}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in recorded.items()} | given
+
+
+def _task(algo: str, env_name: str, config: Any) -> Any:
+    from rlax_lab.runs import Task
+
+    registry = _registry()
+    try:
+        env, env_params = registry.make(env_name)
+    except registry.UnknownEnvironment as error:
+        raise InputError(str(error)) from error
+    learner = ALGORITHMS[algo].make(env, config, env_params)
+    threshold = registry.threshold(env_name)
+    return Task(algo, env_name, env, env_params, threshold, config, learner)
+
+
+def _registry() -> Any:
+    """The registry of our `envs` package.
+
+    It lies beside this package, and is loaded from there under a name of its own: a user's own
+    repository often has a folder called `envs`, which `import envs` would find instead.
+    """
+    name = "rlax_lab_envs"
+    if name not in sys.modules:
+        folder = Path(__file__).resolve().parent.parent / "envs"
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return importlib.import_module(f"{name}.registry")
+
+
+def _use_compilation_cache() -> None:
+    """Programs that were compiled once start at once the next time."""
+    import jax
+
+    if jax.config.read("jax_compilation_cache_dir") is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "rlax_lab" / "xla"))

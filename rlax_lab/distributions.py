@@ -1,0 +1,236 @@
+"""Action distributions, batched over any leading axes.
+
+A distribution draws *raw* actions, whose log-probability is exact to compute; `to_action` turns a
+raw action into what the environment takes. For a squashed Gaussian the raw action is the one
+before the tanh: going back through atanh would lose all precision near the bounds.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlax_lab.errors import InputError
+from rlax_lab.types import PyTree
+
+
+class Distribution(Protocol):
+    """What every distribution here can do; shapes are the leading axes ``[...]``."""
+
+    def sample(self, key: jax.Array) -> jax.Array: ...
+    def mode(self) -> jax.Array: ...
+    def log_prob(self, raw: jax.Array) -> jax.Array: ...
+    def entropy(self) -> jax.Array: ...
+    def kl(self, other: Self) -> jax.Array: ...
+
+
+class Categorical(NamedTuple):
+    """One of n actions, from `logits` ``[..., n]``."""
+
+    logits: jax.Array
+
+    @property
+    def log_probs(self) -> jax.Array:
+        return jax.nn.log_softmax(self.logits)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        return jax.random.categorical(key, self.logits)
+
+    def mode(self) -> jax.Array:
+        return jnp.argmax(self.logits, axis=-1)
+
+    def log_prob(self, raw: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(self.log_probs, raw[..., None], axis=-1)[..., 0]
+
+    def entropy(self) -> jax.Array:
+        log_probs = self.log_probs
+        return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+
+    def kl(self, other: "Categorical") -> jax.Array:
+        """KL(self || other)."""
+        log_probs = self.log_probs
+        return jnp.sum(jnp.exp(log_probs) * (log_probs - other.log_probs), axis=-1)
+
+
+class MultiCategorical(NamedTuple):
+    """Independent categoricals; raw actions are ``[..., k]``."""
+
+    parts: tuple[Categorical, ...]
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, len(self.parts))
+        return jnp.stack([p.sample(k) for p, k in zip(self.parts, keys, strict=True)], axis=-1)
+
+    def mode(self) -> jax.Array:
+        return jnp.stack([part.mode() for part in self.parts], axis=-1)
+
+    def log_prob(self, raw: jax.Array) -> jax.Array:
+        return sum_(part.log_prob(raw[..., i]) for i, part in enumerate(self.parts))
+
+    def entropy(self) -> jax.Array:
+        return sum_(part.entropy() for part in self.parts)
+
+    def kl(self, other: "MultiCategorical") -> jax.Array:
+        return sum_(p.kl(q) for p, q in zip(self.parts, other.parts, strict=True))
+
+
+class Gaussian(NamedTuple):
+    """A diagonal Gaussian over ``[..., d]``."""
+
+    mean: jax.Array
+    log_std: jax.Array
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        noise = jax.random.normal(key, self.mean.shape)
+        return self.mean + jnp.exp(self.log_std) * noise
+
+    def mode(self) -> jax.Array:
+        return self.mean
+
+    def log_prob(self, raw: jax.Array) -> jax.Array:
+        z = (raw - self.mean) * jnp.exp(-self.log_std)
+        return jnp.sum(-0.5 * jnp.square(z) - self.log_std - 0.5 * math.log(2 * math.pi), axis=-1)
+
+    def entropy(self) -> jax.Array:
+        return jnp.sum(self.log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
+
+    def kl(self, other: "Gaussian") -> jax.Array:
+        """KL(self || other)."""
+        scale = jnp.exp(2.0 * (self.log_std - other.log_std))
+        shift = jnp.square((self.mean - other.mean) * jnp.exp(-other.log_std))
+        return jnp.sum(other.log_std - self.log_std + 0.5 * (scale + shift - 1.0), axis=-1)
+
+
+# Nodes and weights for E[f(u)], u ~ N(0, 1), as a weighted sum (Gauss-Hermite quadrature).
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+
+
+class TanhGaussian(NamedTuple):
+    """``low + (high - low) (1 + tanh u) / 2`` of a diagonal Gaussian u, the raw action.
+
+    Log-probabilities are those of the bounded action, in the units of the action space.
+    Haarnoja et al. (2018), appendix C.
+    """
+
+    base: Gaussian
+    half_width: jax.Array
+
+    def _log_slope(self, raw: jax.Array) -> jax.Array:
+        """The logarithm of d(action)/d(raw), in a form that does not cancel for large `raw`."""
+        log_slope = 2.0 * (math.log(2.0) - raw - jax.nn.softplus(-2.0 * raw))
+        return log_slope + jnp.log(self.half_width)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        return self.base.sample(key)
+
+    def mode(self) -> jax.Array:
+        """The image of the Gaussian's mode: the median of the bounded action."""
+        return self.base.mode()
+
+    def log_prob(self, raw: jax.Array) -> jax.Array:
+        return self.base.log_prob(raw) - jnp.sum(self._log_slope(raw), axis=-1)
+
+    def entropy(self) -> jax.Array:
+        """By quadrature: the base's entropy plus the expected log-slope (no closed form)."""
+        nodes, weights = jnp.float32(_NODES), jnp.float32(_WEIGHTS)
+        raw = self.base.mean[..., None] + jnp.exp(self.base.log_std)[..., None] * nodes
+        slopes = 2.0 * (math.log(2.0) - raw - jax.nn.softplus(-2.0 * raw))
+        log_slope = slopes @ weights + jnp.log(self.half_width)
+        return self.base.entropy() + jnp.sum(log_slope, axis=-1)
+
+    def kl(self, other: "TanhGaussian") -> jax.Array:
+        """The squashing is the same bijection on both sides, so it drops out."""
+        return self.base.kl(other.base)
+
+
+class ActionHead(NamedTuple):
+    """How a network's outputs become actions for one action space.
+
+    Attributes:
+      size: how many numbers per observation the network gives.
+      free: how many of them (the last ones) do not depend on the observation by default.
+      distribution: ``outputs [..., size] -> Distribution``.
+      to_action: raw actions to what the environment takes.
+      num_logits: length of an action mask; 0 where masks mean nothing.
+    """
+
+    size: int
+    free: int
+    distribution: Callable[[jax.Array], Any]
+    to_action: Callable[[jax.Array], PyTree]
+    num_logits: int
+
+
+def action_head(space: Any, squash: str) -> ActionHead:
+    """The head for a gymnax action space.
+
+    Discrete spaces get a `Categorical`; a tuple of discrete spaces a `MultiCategorical`; a box a
+    `Gaussian` whose samples are clipped to the bounds (`squash` ``"clip"``) or a `TanhGaussian`
+    (``"tanh"``).
+
+    Raises:
+      InputError: on any other space, and on ``"tanh"`` with unbounded actions.
+    """
+    if hasattr(space, "n"):
+        dtype = getattr(space, "dtype", jnp.int32)
+        return ActionHead(int(space.n), 0, Categorical, lambda a: a.astype(dtype), int(space.n))
+    children = getattr(space, "spaces", None)
+    if isinstance(children, tuple | list) and children and all(hasattr(s, "n") for s in children):
+        return _multi_discrete(tuple(int(s.n) for s in children))
+    if hasattr(space, "low") and hasattr(space, "high"):
+        return _box(space, squash)
+    raise InputError(
+        f"the action space {space!r} is not supported; a discrete space, a tuple of discrete "
+        "spaces, or a box is."
+    )
+
+
+def _multi_discrete(sizes: tuple[int, ...]) -> ActionHead:
+    cuts = tuple(int(c) for c in np.cumsum(sizes)[:-1])
+
+    def distribution(outputs: jax.Array) -> MultiCategorical:
+        return MultiCategorical(tuple(map(Categorical, jnp.split(outputs, cuts, axis=-1))))
+
+    def to_action(raw: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(raw[..., i] for i in range(len(sizes)))
+
+    return ActionHead(sum(sizes), 0, distribution, to_action, sum(sizes))
+
+
+def _box(space: Any, squash: str) -> ActionHead:
+    shape = tuple(space.shape)
+    d = math.prod(shape)
+    low, high = (
+        jnp.broadcast_to(jnp.asarray(x, jnp.float32), shape).reshape(d)
+        for x in (space.low, space.high)
+    )
+    half_width = (high - low) / 2
+
+    def gaussian(outputs: jax.Array) -> Gaussian:
+        return Gaussian(outputs[..., :d], outputs[..., d:])
+
+    def reshape(action: jax.Array) -> jax.Array:
+        return action.reshape(*action.shape[:-1], *shape).astype(space.dtype)
+
+    if squash == "clip":
+        return ActionHead(2 * d, d, gaussian, lambda raw: reshape(jnp.clip(raw, low, high)), 0)
+    if not (isinstance(half_width, jax.core.Tracer) or np.all(np.isfinite(half_width))):
+        raise InputError(
+            f"squash is 'tanh', but the action space {space!r} is unbounded; use 'clip'."
+        )
+    return ActionHead(
+        2 * d,
+        d,
+        lambda outputs: TanhGaussian(gaussian(outputs), half_width),
+        lambda raw: reshape(low + half_width * (1.0 + jnp.tanh(raw))),
+        0,
+    )
+
+
+def sum_(terms: Any) -> jax.Array:
+    """The sum of one or more arrays (the builtin would start from a Python 0)."""
+    return jnp.sum(jnp.stack(list(terms)), axis=0)

@@ -1,0 +1,107 @@
+"""Networks: flax modules from observations to features, policies and values.
+
+A network that a learner takes, ours or a user's, is a flax module called with a batch of
+observations ``[B, ...]``; it returns the policy's outputs ``[B, size]`` (logits, or means and
+log standard deviations) and the values ``[B]``.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rlax_lab.types import PyTree
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": jnp.tanh,
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "gelu": nn.gelu,
+}
+
+
+def dense(size: int, scale: float = 2.0**0.5) -> nn.Dense:
+    """A dense layer with orthogonal weights of gain `scale` and no initial bias."""
+    return nn.Dense(size, kernel_init=nn.initializers.orthogonal(scale))
+
+
+def flatten(observation: PyTree) -> jax.Array:
+    """All leaves ``[B, ...]`` of an observation as one float32 array ``[B, F]``."""
+    leaves = jax.tree.leaves(observation)
+    return jnp.concatenate([x.reshape(x.shape[0], -1).astype(jnp.float32) for x in leaves], axis=-1)
+
+
+class MLP(nn.Module):
+    """Flattened observations through dense layers ``[B, ...] -> [B, sizes[-1]]``."""
+
+    sizes: Sequence[int] = (64, 64)
+    activation: str = "tanh"
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> jax.Array:
+        x = flatten(observation)
+        for size in self.sizes:
+            x = ACTIVATIONS[self.activation](dense(size)(x))
+        return x
+
+
+class NatureCNN(nn.Module):
+    """The network of Mnih et al. (2015) up to its last hidden layer.
+
+    Images ``[B, 84, 84, C]`` (uint8 0 to 255, or floats taken as they are) to ``[B, 512]``.
+    """
+
+    @nn.compact
+    def __call__(self, observation: jax.Array) -> jax.Array:
+        x = observation.astype(jnp.float32)
+        if observation.dtype == jnp.uint8:
+            x = x / 255.0
+        for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            x = nn.relu(
+                nn.Conv(
+                    features,
+                    (size, size),
+                    (stride, stride),
+                    padding="VALID",
+                    kernel_init=nn.initializers.orthogonal(2.0**0.5),
+                )(x)
+            )
+        return nn.relu(dense(512)(x.reshape(x.shape[0], -1)))
+
+
+class ActorCritic(nn.Module):
+    """A policy and a value on one torso, or on one torso each.
+
+    Attributes:
+      torso: makes a module from observations to features; called once per tower.
+      size: the policy's outputs per observation.
+      free: how many of them are parameters that do not look at the observation (the log
+        standard deviations of a Gaussian).
+      free_init: their initial value.
+      shared: one torso for both.
+    """
+
+    torso: Callable[[], nn.Module]
+    size: int
+    free: int = 0
+    free_init: float = 0.0
+    shared: bool = False
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> tuple[jax.Array, jax.Array]:
+        features = self.torso()(observation)
+        value_features = features if self.shared else self.torso()(observation)
+        outputs = dense(self.size - self.free, 0.01)(features)
+        if self.free:
+            constant = nn.initializers.constant(self.free_init)
+            free = self.param("free", constant, (self.free,))
+            free = jnp.broadcast_to(free, (*outputs.shape[:-1], self.free))
+            outputs = jnp.concatenate([outputs, free], axis=-1)
+        return outputs, dense(1, 1.0)(value_features)[..., 0]
+
+
+def count_parameters(params: Any) -> int:
+    """The number of trainable numbers in `params`."""
+    return sum(x.size for x in jax.tree.leaves(params))

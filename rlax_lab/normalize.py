@@ -1,0 +1,108 @@
+"""Running statistics, and the two things that learners normalise with them.
+
+Statistics live in the learner's state. Within one update they stand still, so that the policy
+that learns is the policy that acted; they take in the new data afterwards.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlax_lab.types import PyTree
+
+
+class Moments(NamedTuple):
+    """Mean and variance of everything seen so far, per element of a pytree.
+
+    Attributes:
+      total: how many examples were seen (float32).
+      mean: their mean.
+      deviation: the sum of their squared deviations from it.
+    """
+
+    total: jax.Array
+    mean: PyTree
+    deviation: PyTree
+
+    @classmethod
+    def like(cls, example: PyTree) -> "Moments":
+        """Statistics of nothing yet, for data of the shapes in `example`."""
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape), example)
+        return cls(jnp.zeros(()), zeros, zeros)
+
+    def include(self, batch: PyTree) -> "Moments":
+        """Takes in a batch ``[..., *shape]``. Chan et al. (1983), equation 2.1."""
+
+        def leading(x: jax.Array, mean: jax.Array) -> tuple[int, ...]:
+            return tuple(range(x.ndim - mean.ndim))
+
+        leaves, means = jax.tree.leaves(batch), jax.tree.leaves(self.mean)
+        n = leaves[0].size / means[0].size
+        count = self.total + n
+        batch_mean = jax.tree.map(lambda x, m: jnp.mean(x, leading(x, m)), batch, self.mean)
+        mean = jax.tree.map(lambda m, b: m + (b - m) * (n / count), self.mean, batch_mean)
+        deviation = jax.tree.map(
+            lambda d, x, m, b: (
+                d
+                + jnp.sum(jnp.square(x - b), leading(x, m))
+                + jnp.square(b - m) * (self.total * n / count)
+            ),
+            self.deviation,
+            batch,
+            self.mean,
+            batch_mean,
+        )
+        return Moments(count, mean, deviation)
+
+    def std(self) -> PyTree:
+        """Standard deviations, 1 where nothing was seen; never below 1e-4."""
+        return jax.tree.map(
+            lambda d: jnp.where(
+                self.total > 0,
+                jnp.maximum(jnp.sqrt(d / jnp.maximum(self.total, 1.0)), 1e-4),
+                1.0,
+            ),
+            self.deviation,
+        )
+
+    def normalize(self, x: PyTree, limit: float = 10.0) -> PyTree:
+        """`x` shifted and scaled to mean 0 and deviation 1, clipped to +-`limit`."""
+        return jax.tree.map(
+            lambda x, m, s: jnp.clip((x - m) / s, -limit, limit), x, self.mean, self.std()
+        )
+
+
+class RewardScale(NamedTuple):
+    """Scales rewards by the deviation of the discounted return, without shifting them.
+
+    Engstrom et al. (2020), "Implementation matters in deep policy gradients", section 3.
+
+    Attributes:
+      moments: of the discounted return up to each step.
+      returns: that return in each environment ``[N]``.
+    """
+
+    moments: Moments
+    returns: jax.Array
+
+    @classmethod
+    def zero(cls, num_envs: int) -> "RewardScale":
+        return cls(Moments.like(jnp.zeros(())), jnp.zeros(num_envs))
+
+    def apply(
+        self, r_t: jax.Array, ends_t: jax.Array, gamma: float | jax.Array
+    ) -> tuple[jax.Array, "RewardScale"]:
+        """Takes in rewards and ends ``[T, N]``, and scales those rewards.
+
+        Scaling does not touch the policy, so the newest rewards may count at once.
+        """
+
+        def accumulate(g: jax.Array, x: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            r, end = x
+            g = g * gamma + r
+            return jnp.where(end, 0.0, g), g
+
+        returns, history = jax.lax.scan(accumulate, self.returns, (r_t, ends_t))
+        moments = self.moments.include(history)
+        return r_t / moments.std(), RewardScale(moments, returns)

@@ -1,0 +1,246 @@
+"""Learning curves of finished or running runs, read from their folders.
+
+The only module that needs matplotlib. It opens no window: figures are made through the object
+interface and go to a file.
+"""
+
+import json
+import operator
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from numpy.typing import NDArray
+
+from rlax_lab.errors import InputError
+from rlax_lab.statistics import bootstrap_interval, interquartile_mean
+
+# What each kind of file says about its own making, without the date: equal runs give equal files.
+METADATA: dict[str, dict[str, str | None]] = {
+    ".png": {},
+    ".pdf": {"CreationDate": None},
+    ".svg": {"Date": None},
+}
+
+# Okabe and Ito, "Color Universal Design", 2008; without the yellow, which is too faint on white.
+# Seven colours and five styles repeat only after 35 runs. The plain dash is the threshold's.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+STYLES = ("-", "-.", ":", (0, (9, 2)), (0, (4, 1, 1, 1, 1, 1)))
+
+
+class Curve(NamedTuple):
+    """What one run reported: `R` reports of `S` seeds, NaN where a seed had nothing to report."""
+
+    label: str  # the folder's name
+    steps: NDArray[np.int64]  # [R], environment steps per seed, ascending
+    returns: NDArray[np.float64]  # [R, S], of the greedy policy if `evaluated`, else of training
+    episode_returns: NDArray[np.float64]  # [R, S], of training
+    threshold: float | None  # the return at which the environment counts as solved
+    env: str
+    algo: str
+    evaluated: bool
+
+
+class _Record(NamedTuple):
+    """One line of `metrics.jsonl`, as far as a curve needs it."""
+
+    env_steps: np.int64
+    seed: int
+    episode_return: float
+    eval_return: float
+    has_eval: bool
+
+
+def read_curve(run: Path) -> Curve:
+    """Read the learning curve of a run folder from its `metrics.jsonl` and `config.json`.
+
+    A last line cut short, as a killed run leaves it, is ignored. Of two lines for the same seed and
+    step count, as a resumed run leaves them, the later one counts.
+
+    Raises:
+        InputError: the folder or a file is missing, nothing is reported yet, or a line is
+            malformed.
+    """
+    if not run.is_dir():
+        raise InputError(f"There is no run folder {run}.")
+    path = run / "config.json"
+    text = _read(path)
+    try:
+        config = json.loads(text)
+        env, algo, seeds = str(config["env"]), str(config["algo"]), operator.index(config["seeds"])
+        threshold = None if config["threshold"] is None else float(config["threshold"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{path} is not a JSON object with algo, env, seeds and threshold."
+        ) from error
+
+    env_steps, seed, episode_return, eval_return, has_eval = zip(
+        *_read_records(run / "metrics.jsonl", seeds), strict=True
+    )
+    steps, report = np.unique(np.array(env_steps, np.int64), return_inverse=True)
+    episode_returns, eval_returns = np.full((2, len(steps), seeds), np.nan)
+    episode_returns[report, seed] = episode_return
+    eval_returns[report, seed] = eval_return
+    evaluated = all(has_eval) and not np.all(np.isnan(eval_returns))
+    return Curve(
+        label=run.resolve().name,
+        steps=steps,
+        returns=eval_returns if evaluated else episode_returns,
+        episode_returns=episode_returns,
+        threshold=threshold,
+        env=env,
+        algo=algo,
+        evaluated=evaluated,
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _read_records(path: Path, seeds: int) -> list[_Record]:
+    lines = _read(path).split(b"\n")
+    if not _is_json(lines[-1]):  # cut short, or empty because the line before it was ended
+        lines.pop()
+    if not lines:
+        raise InputError(f"{path} holds no report yet.")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(_parse(line, seeds))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(
+                f"{path}, line {number}, is not a JSON object with env_steps, a seed below {seeds} "
+                "and an episode_return."
+            ) from error
+    return records
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse(line: bytes, seeds: int) -> _Record:
+    def number(value: float | None) -> float:
+        return np.nan if value is None else float(value)
+
+    record = json.loads(line)
+    seed = operator.index(record["seed"])
+    if seed not in range(seeds):
+        raise ValueError(f"seed {seed}")
+    return _Record(
+        env_steps=np.int64(operator.index(record["env_steps"])),
+        seed=seed,
+        episode_return=number(record["episode_return"]),
+        eval_return=number(record.get("eval_return")),
+        has_eval="eval_return" in record,
+    )
+
+
+def learning_curves(runs: Sequence[Path], out: Path) -> Path:
+    """Draw the learning curves of run folders in one figure and write it to `out`.
+
+    Each run is its interquartile mean over seeds with a 95 % bootstrap band; a single run also
+    shows its seeds as thin lines. If any run was not evaluated, all are drawn by their training
+    return, so that like is compared with like.
+
+    Args:
+        runs: run folders, at least one; their reports need not be at the same steps.
+        out: `.png` (150 dpi), `.pdf` or `.svg`; its folder is made.
+
+    Returns:
+        `out`.
+
+    Raises:
+        InputError: the suffix of `out` is another one, `runs` is empty, or a run cannot be read or
+            has no return to show.
+    """
+    suffix = out.suffix.lower()
+    if suffix not in METADATA:
+        form = f"as {out.suffix!r}" if out.suffix else "without a suffix"
+        raise InputError(f"A figure cannot be written {form}; use {', '.join(METADATA)}.")
+    if not runs:
+        raise InputError("Learning curves need at least one run folder.")
+    curves = [read_curve(run) for run in runs]
+    evaluated = all(curve.evaluated for curve in curves)
+    if not evaluated:
+        curves = [curve._replace(returns=curve.episode_returns) for curve in curves]
+    for run, curve in zip(runs, curves, strict=True):
+        if np.all(np.isnan(curve.returns)):
+            raise InputError(f"The run {run} has no return to draw: no episode has ended yet.")
+
+    thresholds = sorted({(c.env, c.threshold) for c in curves if c.threshold is not None})
+    figure = Figure(layout="constrained")
+    axes = figure.add_subplot()
+    for index, curve in enumerate(curves):
+        _draw(axes, curve, index, each_seed=len(curves) == 1)
+    for env, threshold in thresholds:
+        label = _wrap(f"threshold {threshold:g} ({env})")
+        axes.axhline(threshold, color="0.35", linewidth=1, linestyle="--", label=label)
+
+    axes.set_title(_wrap(", ".join(sorted({curve.env for curve in curves}))))
+    axes.autoscale_view()  # a threshold near the edge does not ask for its margin by itself
+    axes.set_xlim(left=0)
+    axes.set_xlabel("environment steps (per seed)")
+    axes.set_ylabel(_measure(evaluated, {curve.returns.shape[1] for curve in curves}))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    # The legend stands below the axes, never on the data; every line of it makes the figure taller.
+    legend = figure.legend(loc="outside lower center", frameon=False, handlelength=4)
+    legend_lines = sum(1 + text.get_text().count("\n") for text in legend.get_texts())
+    figure.set_size_inches(6.4, 4.2 + 0.2 * legend_lines)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": "rlax_lab"}):  # else the ids in an SVG are random
+        figure.savefig(out, dpi=150, metadata=METADATA[suffix])
+    return out
+
+
+def _draw(axes: Axes, curve: Curve, index: int, each_seed: bool) -> None:
+    color, style = COLORS[index % len(COLORS)], STYLES[index % len(STYLES)]
+    seeds = curve.returns.shape[1]
+    drawn = ~np.all(np.isnan(curve.returns), axis=1)  # a gap would break the line
+    steps, returns = curve.steps[drawn], curve.returns[drawn]
+    low, high = bootstrap_interval(returns)
+    axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+    if each_seed:
+        for seed_returns in returns.T:
+            seen = ~np.isnan(seed_returns)
+            axes.plot(steps[seen], seed_returns[seen], color=color, alpha=0.35, linewidth=0.6)
+    axes.plot(
+        steps,
+        interquartile_mean(returns),
+        color=color,
+        linestyle=style,
+        linewidth=1.6,
+        marker="o" if len(steps) == 1 else "",  # a line through one point is invisible
+        label=_wrap(f"{curve.algo}: {curve.label} ({seeds} {'seed' if seeds == 1 else 'seeds'})"),
+    )
+
+
+def _measure(evaluated: bool, seeds: set[int]) -> str:
+    """The label of the vertical axis, of runs with these numbers of seeds."""
+    measure = "evaluation return (greedy policy)" if evaluated else "training return"
+    if seeds == {1}:
+        return measure
+    of = f"of {seeds.pop()} seeds" if len(seeds) == 1 else "over seeds"
+    return f"{measure},\nIQM {of}, 95 % interval"
+
+
+def _wrap(label: str) -> str:
+    return textwrap.fill(label, width=56)  # what fits beside a legend's line

@@ -1,0 +1,286 @@
+"""Proximal policy optimisation (Schulman et al. 2017)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlax_lab import losses, metrics, policy, vector
+from rlax_lab.config import check, configuration, setting
+from rlax_lab.errors import InputError
+from rlax_lab.normalize import RewardScale
+from rlax_lab.returns import gae
+from rlax_lab.rollout import rollout, successor_values
+from rlax_lab.shuffle import permutation
+from rlax_lab.types import Counter, Environment, Learner, PyTree
+
+
+@configuration
+class Config(policy.PolicyConfig):
+    """Configuration of PPO; the defaults solve CartPole-v1."""
+
+    total_steps: int = setting(
+        500_000, "environment steps per seed, rounded up to whole updates", low=1
+    )
+    num_envs: int = setting(64, "parallel environments per seed", low=1)
+    num_steps: int = setting(32, "steps per environment and update (T of the paper)", low=1)
+    num_epochs: int = setting(10, "passes over each batch (paper, table 3: 10)", low=1)
+    num_minibatches: int = setting(8, "minibatches per pass", low=1)
+    learning_rate: float = setting(1e-3, "Adam's step size", above=0)
+    anneal_learning_rate: bool = setting(
+        True, "learning rate to 0, linearly over the run (paper, table 5)"
+    )
+    adam_eps: float = setting(1e-5, "Adam's epsilon (OpenAI baselines: 1e-5)", above=0)
+    max_grad_norm: float | None = setting(
+        0.5,
+        "global gradient norm to clip at, none for no clipping (OpenAI baselines: 0.5)",
+        above=0,
+    )
+    gamma: float = setting(0.99, "discount per step (paper, table 3)", low=0, high=1)
+    gae_lambda: float = setting(0.95, "decay of GAE's trace (paper, table 3)", low=0, high=1)
+    objective: str = setting(
+        "clip",
+        "clipped ratios (paper, equation 7) or an adaptive KL penalty (equation 8)",
+        choices=("clip", "kl_penalty"),
+    )
+    clip_range: float = setting(0.2, "epsilon of the clipped ratios (paper, table 3)", above=0)
+    anneal_clip_range: bool = setting(
+        False, "clip range to 0, linearly over the run (paper, table 5)"
+    )
+    kl_coef: float = setting(1.0, "initial beta of the KL penalty (paper, section 6.1)", above=0)
+    kl_penalty_target: float = setting(
+        0.01, "KL per update that beta adapts to (paper, table 1), in nats", above=0
+    )
+    target_kl: float | None = setting(
+        None, "stop an update's passes once the mean KL of one exceeds 1.5 times this", above=0
+    )
+    value_clip_range: float | None = setting(
+        None, "clip value changes at this, apart from the policy's; none for no clipping", above=0
+    )
+    value_coef: float = setting(0.5, "weight of the value loss (OpenAI baselines: 0.5)", low=0)
+    entropy_coef: float = setting(0.0, "weight of the entropy bonus, per nat", low=0)
+    advantage_normalization: str = setting(
+        "minibatch", "what advantages are standardised over", choices=("minibatch", "batch", "none")
+    )
+    scale_rewards: bool = setting(
+        False, "divide rewards by the running deviation of the discounted return"
+    )
+
+
+class State(NamedTuple):
+    """Everything that a run is; to save it is to be able to resume exactly."""
+
+    params: policy.Params
+    optimizer: optax.OptState
+    env: vector.EnvState
+    reward_scale: RewardScale | None
+    kl_coef: jax.Array
+    key: jax.Array
+    steps: Counter
+
+
+class Batch(NamedTuple):
+    """What one update learns from, one row per environment step ``[B, ...]``."""
+
+    observation: PyTree
+    action: jax.Array
+    log_prob: jax.Array
+    outputs: jax.Array
+    value: jax.Array
+    advantage: jax.Array
+    target: jax.Array
+
+
+def make(
+    env: Environment,
+    config: Config | None = None,
+    env_params: Any = None,
+    network: Callable[[int], nn.Module] | None = None,
+) -> Learner:
+    """PPO on an environment, as pure functions.
+
+    Args:
+      env: any environment in gymnax's interface.
+      config: hyperparameters; its float fields may be traced, so that ``vmap`` sweeps them.
+      env_params: the environment's parameters, by default its own.
+      network: a user's own network, see `policy.make`.
+
+    Raises:
+      InputError: on a configuration or an environment that cannot work.
+    """
+    config = config if config is not None else Config()
+    env_params = env.default_params if env_params is None else env_params
+    check_config(config)
+    vector.check_environment(env, env_params)
+    pi = policy.make(env, env_params, config, network)
+    optimizer = optax.chain(
+        optax.identity()
+        if config.max_grad_norm is None
+        else optax.clip_by_global_norm(config.max_grad_norm),
+        optax.scale_by_adam(eps=config.adam_eps),
+    )
+    batch_size = config.num_envs * config.num_steps
+    total_steps = -(-config.total_steps // batch_size) * batch_size
+
+    def init(key: jax.Array) -> State:
+        key, env_key, network_key = jax.random.split(key, 3)
+        params = pi.init(network_key)
+        return State(
+            params=params,
+            optimizer=optimizer.init(params.network),
+            env=vector.reset(env, env_params, env_key, config.num_envs),
+            reward_scale=RewardScale.zero(config.num_envs) if config.scale_rewards else None,
+            kl_coef=jnp.float32(config.kl_coef),
+            key=key,
+            steps=Counter.zero(),
+        )
+
+    def update(state: State) -> tuple[State, metrics.Metrics]:
+        key, rollout_key, learn_key = jax.random.split(state.key, 3)
+        env_state, trajectory = rollout(
+            pi, state.params, env, env_params, state.env, rollout_key, config.num_steps
+        )
+        batch, reward_scale = assess(state, trajectory, env_state.observation)
+        network, optimizer_state, sums = learn(state, batch, learn_key)
+        params = pi.observe(state.params._replace(network=network), trajectory.observation)
+        return State(
+            params=params,
+            optimizer=optimizer_state,
+            env=env_state,
+            reward_scale=reward_scale,
+            kl_coef=adapted_kl_coef(state.kl_coef, sums),
+            key=key,
+            steps=state.steps.add(batch_size),
+        ), metrics.episodes(trajectory.step) | sums
+
+    def assess(
+        state: State, trajectory: Any, last_observation: PyTree
+    ) -> tuple[Batch, RewardScale | None]:
+        """Values and advantages of a trajectory, and all of it as rows."""
+        step = trajectory.step
+        value = pi.outputs(state.params, trajectory.observation)[1]
+        next_value = successor_values(pi, state.params, trajectory, value, last_observation)
+        reward, reward_scale = step.reward, None
+        if state.reward_scale is not None:
+            reward, reward_scale = state.reward_scale.apply(reward, step.ended, config.gamma)
+        discount = jnp.where(step.terminated, 0.0, config.gamma)
+        advantage = gae(reward, discount, value, next_value, step.ended, config.gae_lambda)
+        target = advantage + value
+        if config.advantage_normalization == "batch":
+            advantage = standardize(advantage)
+        rows = Batch(
+            trajectory.observation,
+            trajectory.action,
+            trajectory.log_prob,
+            trajectory.outputs,
+            value,
+            advantage,
+            target,
+        )
+        return jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), rows), reward_scale
+
+    def learn(
+        state: State, batch: Batch, key: jax.Array
+    ) -> tuple[PyTree, optax.OptState, metrics.Metrics]:
+        """Passes of shuffled minibatches over a batch."""
+        remaining = 1.0 - state.steps.as_float() / total_steps
+        learning_rate = config.learning_rate * (remaining if config.anneal_learning_rate else 1.0)
+        clip_range = config.clip_range * (remaining if config.anneal_clip_range else 1.0)
+
+        def loss(network: PyTree, rows: Batch) -> tuple[jax.Array, metrics.Metrics]:
+            outputs, value = pi.outputs(state.params._replace(network=network), rows.observation)
+            dist = pi.distribution(outputs)
+            log_prob = dist.log_prob(rows.action)
+            advantage = rows.advantage
+            if config.advantage_normalization == "minibatch":
+                advantage = standardize(advantage)
+            if config.objective == "clip":
+                kl = losses.approximate_kl(log_prob, rows.log_prob)
+                policy_loss = losses.clipped_surrogate(
+                    log_prob, rows.log_prob, advantage, clip_range
+                )
+            else:
+                kl = jnp.mean(pi.distribution(rows.outputs).kl(dist))
+                policy_loss = losses.surrogate(log_prob, rows.log_prob, advantage)
+                policy_loss += state.kl_coef * kl
+            if config.value_clip_range is None:
+                value_loss = losses.squared_error(value, rows.target)
+            else:
+                value_loss = losses.clipped_squared_error(
+                    value, rows.value, rows.target, config.value_clip_range
+                )
+            entropy = jnp.mean(dist.entropy())
+            total = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
+            ratio = jnp.exp(log_prob - rows.log_prob)
+            return total, {
+                "loss": total,
+                "policy_loss": policy_loss,
+                "value_loss": value_loss,
+                "entropy": entropy,
+                "kl": kl,
+                "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > clip_range),
+            }
+
+        def gradient_step(carry: Any, indices: jax.Array) -> tuple[Any, metrics.Metrics]:
+            network, optimizer_state = carry
+            rows = jax.tree.map(lambda x: x[indices], batch)
+            gradient, report = jax.grad(loss, has_aux=True)(network, rows)
+            direction, optimizer_state = optimizer.update(gradient, optimizer_state, network)
+            network = jax.tree.map(lambda w, d: w - learning_rate * d, network, direction)
+            report |= {"gradient_norm": optax.global_norm(gradient), "gradient_steps": 1.0}
+            return (network, optimizer_state), report
+
+        def one_pass(carry: Any) -> Any:
+            epoch, _, learning, sums = carry
+            order = permutation(jax.random.fold_in(key, epoch), batch_size)
+            learning, reports = jax.lax.scan(
+                gradient_step, learning, order.reshape(config.num_minibatches, -1)
+            )
+            kl = jnp.mean(reports["kl"])
+            reports = jax.tree.map(lambda x: jnp.sum(x, axis=0), reports)
+            return epoch + 1, kl, learning, jax.tree.map(jnp.add, sums, reports)
+
+        def goes_on(carry: Any) -> jax.Array:
+            epoch, kl, *_ = carry
+            if config.target_kl is None:
+                return epoch < config.num_epochs
+            return (epoch < config.num_epochs) & (kl <= 1.5 * config.target_kl)
+
+        learning = state.params.network, state.optimizer
+        minibatch = jnp.zeros(batch_size // config.num_minibatches, jnp.int32)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape), jax.eval_shape(gradient_step, learning, minibatch)[1]
+        )
+        start = jnp.int32(0), jnp.float32(0.0), learning, zeros
+        _, _, (network, optimizer), sums = jax.lax.while_loop(goes_on, one_pass, start)
+        return network, optimizer, sums
+
+    def adapted_kl_coef(kl_coef: jax.Array, sums: metrics.Metrics) -> jax.Array:
+        """Beta halved or doubled towards the target (paper, section 4)."""
+        kl = sums["kl"] / sums["gradient_steps"]
+        target = config.kl_penalty_target
+        factor = jnp.where(kl > 1.5 * target, 2.0, jnp.where(kl < target / 1.5, 0.5, 1.0))
+        return kl_coef * factor
+
+    return Learner(init, update, pi.act, batch_size, total_steps)
+
+
+def standardize(x: jax.Array) -> jax.Array:
+    """`x` with mean 0 and standard deviation 1 over all axes."""
+    return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
+
+
+def check_config(config: Config) -> None:
+    """Raises InputError, in one sentence, on a configuration that cannot work."""
+    check(config)
+    batch_size = config.num_envs * config.num_steps
+    if batch_size % config.num_minibatches:
+        divisors = [d for d in range(1, batch_size + 1) if batch_size % d == 0]
+        closest = min(divisors, key=lambda d: abs(d - config.num_minibatches))
+        raise InputError(
+            f"num_minibatches is {config.num_minibatches}, which does not divide the batch of "
+            f"num_envs * num_steps = {batch_size}; the nearest number that does is {closest}."
+        )

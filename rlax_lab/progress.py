@@ -1,0 +1,129 @@
+"""What a user sees while a run works, and when it is done."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+
+def count(x: float) -> str:
+    """A count in three or four characters: 950, 12.3k, 4.56M."""
+    for unit in ("", "k", "M"):
+        if abs(x) < 999.5:
+            return f"{x:.0f}" if not unit else f"{x:.3g}{unit}"
+        x /= 1000
+    return f"{x:.3g}G"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42s, 3m07s or 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean over seeds, with the range they span."""
+    known = np.asarray([v for v in values if v is not None and not np.isnan(v)])
+    if not known.size:
+        return "no episode yet"
+    if known.size == 1:
+        return f"{known[0]:.1f}"
+    return f"{known.mean():.1f} ({known.min():.1f} to {known.max():.1f})"
+
+
+class Progress:
+    """A live line on a terminal; elsewhere one plain line per report."""
+
+    def __init__(self, total_steps: int, seeds: int) -> None:
+        self.total_steps = total_steps
+        self.seeds = seeds
+        self.console = Console(highlight=False)
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.live.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, soft_wrap=True)
+        sys.stdout.flush()
+
+    def report(
+        self,
+        steps: int,
+        steps_per_second: float,
+        seconds_left: float,
+        episode_returns: Sequence[float],
+        eval_returns: Sequence[float],
+    ) -> None:
+        """Where the run stands: `steps` per seed, returns per seed."""
+        cells = [
+            f"{count(steps)}/{count(self.total_steps)} steps x {self.seeds} seeds",
+            f"{count(steps_per_second)} steps/s",
+            f"return {spread(episode_returns)}",
+            f"evaluation {spread(eval_returns)}",
+            f"{duration(seconds_left)} left",
+        ]
+        if not self.console.is_terminal:
+            self.say("  ".join(cells))
+            return
+        line = Table.grid(padding=(0, 2))
+        line.add_row(ProgressBar(self.total_steps, steps, width=20), *cells[:2], cells[4])
+        returns = Table.grid(padding=(0, 2))
+        returns.add_row("training return", spread(episode_returns))
+        returns.add_row("evaluation return", spread(eval_returns))
+        both = Table.grid()
+        both.add_row(line)
+        both.add_row(returns)
+        self.live.update(both, refresh=True)
+
+    def summary(self, summary: dict[str, Any], folder: Any) -> None:
+        """The closing table and where everything is."""
+        final, reached = summary["final_return"], summary["steps_to_threshold"]
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        table.add_row("algorithm, environment", f"{summary['algo']} on {summary['env']}")
+        table.add_row(
+            "environment steps", f"{count(summary['env_steps'])} x {summary['seeds']} seeds"
+        )
+        if final["iqm"] is None:
+            measured = "no episode ended"
+        else:
+            low, high = final["ci95"]
+            interval = f"(95 % interval {low:.1f} to {high:.1f})"
+            measured = f"IQM {final['iqm']:.1f} {interval}, mean {final['mean']:.1f}"
+        table.add_row("final evaluation return", measured)
+        table.add_row("per seed", " ".join(_short(v) for v in final["per_seed"]))
+        if reached["threshold"] is not None:
+            solved = [v for v in reached["per_seed"] if v is not None]
+            median = f", after {count(float(np.median(solved)))} steps (median)" if solved else ""
+            table.add_row(
+                f"reached {reached['threshold']:g}",
+                f"{len(solved)} of {summary['seeds']} seeds{median}",
+            )
+        table.add_row(
+            "speed",
+            f"{count(summary['steps_per_second'])} steps/s, "
+            f"{duration(summary['compile_seconds'])} compiling, "
+            f"{duration(summary['wall_seconds'])} in all",
+        )
+        table.add_row("learning curve", str(folder / "curve.png"))
+        table.add_row("run folder", str(folder))
+        self.console.print(table)
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

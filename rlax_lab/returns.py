@@ -1,0 +1,76 @@
+"""Returns and advantages on time-major ``[T, N]`` arrays.
+
+The discount of a step, ``discount_t``, is gamma (or gamma to the elapsed time, in a semi-Markov
+process) and zero where the episode terminated. An episode that was cut by a time limit keeps its
+discount: its last step bootstraps from the value of the final observation, which the caller puts
+into ``v_t``, and ``ends_t`` cuts the trace there so that nothing leaks in from the next episode.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def lambda_returns(
+    r_t: jax.Array,
+    discount_t: jax.Array,
+    v_t: jax.Array,
+    ends_t: jax.Array,
+    lambda_: float | jax.Array,
+) -> jax.Array:
+    """TD(lambda) returns: ``G_t = r_t + discount_t * ((1 - lambda) v_t + lambda G_{t+1})``.
+
+    lambda 1 gives Monte-Carlo returns with a bootstrap at the end, lambda 0 one-step targets.
+    Source: Sutton and Barto (2018), equation 12.18, with the trace cut where an episode ends.
+
+    Args:
+      r_t: rewards ``[T, N]``.
+      discount_t: discounts ``[T, N]``, zero where the episode terminated.
+      v_t: values of the successors ``[T, N]``: of the final observation where an episode ended.
+      ends_t: ``[T, N]`` bool, true where an episode ended for either reason.
+      lambda_: the trace's decay, in [0, 1].
+
+    Returns:
+      Returns ``[T, N]``.
+    """
+    chex.assert_equal_shape([r_t, discount_t, v_t, ends_t])
+    trace_t = _trace(ends_t, lambda_)
+    return _backwards(r_t + discount_t * (1.0 - trace_t) * v_t, discount_t * trace_t)
+
+
+def gae(
+    r_t: jax.Array,
+    discount_t: jax.Array,
+    v_tm1: jax.Array,
+    v_t: jax.Array,
+    ends_t: jax.Array,
+    lambda_: float | jax.Array,
+) -> jax.Array:
+    """Generalised advantage estimates: decayed sums of TD errors.
+
+    Source: Schulman et al. (2016), equation 16.
+
+    Args:
+      r_t, discount_t, v_t, ends_t, lambda_: as in `lambda_returns`.
+      v_tm1: values of the observations acted on ``[T, N]``.
+
+    Returns:
+      Advantages ``[T, N]``; add `v_tm1` for the value targets.
+    """
+    chex.assert_equal_shape([r_t, discount_t, v_tm1, v_t, ends_t])
+    return _backwards(r_t + discount_t * v_t - v_tm1, discount_t * _trace(ends_t, lambda_))
+
+
+def _trace(ends_t: jax.Array, lambda_: float | jax.Array) -> jax.Array:
+    """How much of the next row's return each row takes: nothing past an end or the last row."""
+    return jnp.where(ends_t, 0.0, lambda_).at[-1].set(0.0)
+
+
+def _backwards(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Solves ``x_t = a_t + b_t x_{t+1}`` from the last row up."""
+
+    def step(x: jax.Array, ab: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        x = ab[0] + ab[1] * x
+        return x, x
+
+    return jax.lax.scan(step, jnp.zeros_like(a[0]), (a, b), reverse=True)[1]

@@ -1,0 +1,83 @@
+"""Acting: a policy in N environments for T steps."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from rlax_lab import vector
+from rlax_lab.policy import Params, Policy
+from rlax_lab.types import Environment, PyTree
+
+
+class Trajectory(NamedTuple):
+    """T steps of N environments, time-major ``[T, N, ...]``.
+
+    Attributes:
+      observation: what was acted on.
+      action: the raw actions.
+      log_prob: their log-probabilities when they were drawn.
+      outputs: the policy's outputs they were drawn from.
+      step: what the environments gave back.
+    """
+
+    observation: PyTree
+    action: jax.Array
+    log_prob: jax.Array
+    outputs: jax.Array
+    step: vector.TimeStep
+
+
+def rollout(
+    policy: Policy,
+    params: Params,
+    env: Environment,
+    env_params: Any,
+    state: vector.EnvState,
+    key: jax.Array,
+    num_steps: int,
+) -> tuple[vector.EnvState, Trajectory]:
+    """Takes `num_steps` steps in every environment of `state` with actions drawn from `policy`."""
+
+    def one_step(state: vector.EnvState, key: jax.Array) -> tuple[vector.EnvState, Trajectory]:
+        act_key, step_key = jax.random.split(key)
+        outputs, _ = policy.outputs(params, state.observation)
+        pi = policy.distribution(outputs)
+        action = pi.sample(act_key)
+        next_state, step = vector.step(env, env_params, state, policy.to_action(action), step_key)
+        return next_state, Trajectory(state.observation, action, pi.log_prob(action), outputs, step)
+
+    return jax.lax.scan(one_step, state, jax.random.split(key, num_steps))
+
+
+def successor_values(
+    policy: Policy,
+    params: Params,
+    trajectory: Trajectory,
+    value: jax.Array,
+    last_observation: PyTree,
+) -> jax.Array:
+    """The value of what followed each step ``[T, N]``.
+
+    Within an episode that is the next row's value. Where a time limit cut the episode it is the
+    value of the *final* observation, which no row holds, and which is only computed for the few
+    steps that need it. Where the episode terminated the entry has no meaning.
+
+    Args:
+      value: values of ``trajectory.observation`` ``[T, N]``.
+      last_observation: what the environments show after the last step ``[N, ...]``.
+    """
+    last = policy.outputs(params, last_observation)[1]
+    following = jax.numpy.concatenate([value[1:], last[None]])
+    steps, num_envs = value.shape
+    finals = jax.tree.map(
+        lambda x: x.reshape(steps * num_envs, *x.shape[2:]), trajectory.step.next_observation
+    )
+
+    def final_values(indices: jax.Array, _: jax.Array) -> jax.Array:
+        rows = jax.tree.map(lambda x: x.at[indices].get(mode="clip"), finals)
+        return policy.outputs(params, rows)[1]
+
+    truncated = trajectory.step.truncated.reshape(-1)
+    block = max(1, steps * num_envs // 64)
+    flat = vector.replace_where(truncated, final_values, following.reshape(-1), block)
+    return flat.reshape(steps, num_envs)

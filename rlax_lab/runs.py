@@ -1,0 +1,309 @@
+"""A run and its folder: from configuration to curve, stoppable at any moment.
+
+The folder holds ``config.json`` (what was asked for), ``metrics.jsonl`` (one line per report and
+seed; nothing in it depends on the clock, so equal runs give equal files), TensorBoard events,
+``checkpoints/``, and at the end ``curve.png`` and ``summary.json``.
+"""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlax_lab import checkpoint, metrics, provenance, statistics, train
+from rlax_lab.config import check, configuration, setting, to_json
+from rlax_lab.errors import InputError, NonFiniteError
+from rlax_lab.evaluate import evaluate
+from rlax_lab.progress import Progress
+from rlax_lab.types import Environment, Learner, PyTree
+
+
+@configuration
+class Settings:
+    """How a run is conducted, whatever the algorithm."""
+
+    seeds: int = setting(1, "how many seeds to train side by side", low=1)
+    seed: int = setting(0, "the first seed; the others count up from it", low=0, high=2**31 - 1)
+    reports: int = setting(
+        50, "how many times to evaluate and report; a run can stop and resume between them", low=1
+    )
+    eval_episodes: int = setting(64, "episodes per seed in every evaluation", low=1)
+    checkpoint_seconds: float = setting(
+        10.0, "save at the first report after this many seconds", low=0
+    )
+
+
+class Task(NamedTuple):
+    """What is trained on what, with the names that the folder records."""
+
+    algo: str
+    env_name: str
+    env: Environment
+    env_params: Any
+    threshold: float | None
+    config: Any
+    learner: Learner
+
+
+class Stopped(Exception):
+    """The run was asked to stop, by signal number `args[0]`, and saved itself."""
+
+
+def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> dict[str, Any]:
+    """Trains, evaluates, saves and plots; returns what ``summary.json`` holds.
+
+    Args:
+      task: what to train.
+      settings: seeds, reports, checkpoints.
+      folder: where the run lives; must be new or empty unless `resume`.
+      resume: continue the run in `folder` from its newest whole checkpoint.
+
+    Raises:
+      InputError: on a folder that holds something else, or another run to resume.
+      NonFiniteError: when training diverged; the last good checkpoint is kept.
+      Stopped: after Ctrl-C or SIGTERM, with the run saved.
+    """
+    began = time.perf_counter()
+    check(settings)
+    record = _record(task, settings)
+    _check_folder(folder, record, resume)
+    learner = task.learner
+    init = jax.vmap(learner.init)
+    keys = train.seed_keys(settings.seed, settings.seeds)
+    done, clock = 0, {"train": 0.0, "compile": 0.0, "wall": 0.0}
+    if resume:
+        shapes = jax.eval_shape(init, keys)
+        done, states, clock = checkpoint.restore(folder / "checkpoints", shapes)
+        _keep_until(folder / "metrics.jsonl", done)
+    else:
+        states = jax.jit(init)(keys)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        checkpoint.save(folder / "checkpoints", 0, states, clock)
+        checkpoint.write_json(folder / "config.json", record)
+
+    with Progress(learner.total_steps, settings.seeds) as progress, train.stop_on_signals() as stop:
+        progress.say(
+            f"{'Resuming' if resume else 'Training'} {task.algo} on {task.env_name} in {folder}"
+        )
+        started = time.perf_counter()
+        chunk = train.advance(learner).lower(states, jnp.int32(1)).compile()
+        assess = _evaluator(task, settings).lower(states.params, jnp.int32(0)).compile()
+        clock["compile"] += time.perf_counter() - started
+        wall_before, done_before = clock["wall"], done
+        loop_began = saved_at = time.perf_counter()
+
+        with _Log(folder, done * learner.steps_per_update) as log:
+            chunks = train.train(learner, states, done=done, reports=settings.reports, chunk=chunk)
+            for states, report in _naming_checkpoint(chunks, folder):
+                clock["train"] += report.seconds
+                clock["wall"] = wall_before + time.perf_counter() - began
+                lines = _lines(report, assess(states.params, jnp.int32(report.update)))
+                speed = report.env_steps * settings.seeds / clock["train"]
+                log.write(lines, speed)
+                now = time.perf_counter()
+                left = learner.total_steps // learner.steps_per_update - report.update
+                progress.report(
+                    report.env_steps,
+                    speed,
+                    (now - loop_began) / (report.update - done_before) * left,
+                    [line["episode_return"] for line in lines],
+                    [line["eval_return"] for line in lines],
+                )
+                finished = left == 0
+                if finished or stop.signal or now - saved_at >= settings.checkpoint_seconds:
+                    checkpoint.save(folder / "checkpoints", report.update, states, clock)
+                    saved_at = now
+                if stop.signal and not finished:
+                    progress.say(
+                        f"Stopped at {report.env_steps} steps and saved; the same command with "
+                        f"--out {folder} --resume goes on from there."
+                    )
+                    raise Stopped(stop.signal)
+
+        summary = _summary(record, folder, clock)
+        checkpoint.write_json(folder / "summary.json", summary)
+        from rlax_lab import plots  # matplotlib is slow to import
+
+        plots.learning_curves([folder], folder / "curve.png")
+        progress.live.stop()
+        progress.summary(summary, folder)
+    return summary
+
+
+def load_params(task: Task, folder: Path, seeds: int) -> PyTree:
+    """The newest parameters ``[seeds, ...]`` of a run.
+
+    Raises:
+      InputError: if the folder has no whole checkpoint.
+    """
+    keys = train.seed_keys(0, seeds)
+    shapes = jax.eval_shape(jax.vmap(task.learner.init), keys)
+    return checkpoint.restore(folder / "checkpoints", shapes)[1].params
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What ``config.json`` says.
+
+    Raises:
+      InputError: if there is no run in `folder`.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no run: it has no config.json.")
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}.") from error
+    assert isinstance(record, dict)
+    return record
+
+
+def _record(task: Task, settings: Settings) -> dict[str, Any]:
+    kept = {k: v for k, v in to_json(settings).items() if k != "checkpoint_seconds"}
+    return {
+        "algo": task.algo,
+        "env": task.env_name,
+        "threshold": task.threshold,
+        **kept,
+        "config": to_json(task.config),
+    }
+
+
+def _check_folder(folder: Path, record: dict[str, Any], resume: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; a run needs a folder.")
+    if not resume:
+        # A run that was killed before its config.json was written left its first checkpoint only.
+        others = [p for p in folder.iterdir() if p.name != "checkpoints"] if folder.is_dir() else []
+        if others:
+            what = "another run" if (folder / "config.json").exists() else "other files"
+            raise InputError(
+                f"{folder} holds {what}; give another --out, or --resume to go on with a run."
+            )
+        return
+    before = read_record(folder)
+    flat, flat_before = ({**r, **r.get("config", {})} for r in (record, before))
+    for name in record.keys() | record["config"].keys():
+        if name != "config" and flat[name] != flat_before.get(name):
+            raise InputError(
+                f"{folder} was started with {name} {flat_before.get(name)!r}, not {flat[name]!r}; "
+                "a run resumes only under its own configuration."
+            )
+
+
+def _keep_until(path: Path, update: int) -> None:
+    """Drops lines of reports after the checkpoint: they will be written again."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= update]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept))
+    partial.replace(path)
+
+
+def _evaluator(task: Task, settings: Settings) -> Any:
+    """A jitted ``(params [S], update) -> mean returns [S]``, the same for the same update."""
+    keys = train.seed_keys(settings.seed, settings.seeds)
+
+    def assess(params: PyTree, update: jax.Array) -> jax.Array:
+        def one(params: PyTree, key: jax.Array) -> jax.Array:
+            # Apart from the training keys, which are split from the seed's key, never folded.
+            key = jax.random.fold_in(key, update)
+            episodes = settings.eval_episodes
+            result = evaluate(task.learner, params, task.env, key, episodes, task.env_params)
+            return result.mean_return()
+
+        return jax.vmap(one)(params, keys)
+
+    return jax.jit(assess)
+
+
+def _lines(report: train.Report, eval_returns: jax.Array) -> list[dict[str, Any]]:
+    """One metrics line per seed."""
+    lines = []
+    for seed, value in enumerate(np.asarray(eval_returns, np.float64)):
+        means = metrics.means({name: x[seed] for name, x in report.sums.items()})
+        lines.append(
+            {
+                "update": report.update,
+                "env_steps": report.env_steps,
+                "seed": seed,
+                "eval_return": None if np.isnan(value) else float(value),
+                **means,
+            }
+        )
+    return lines
+
+
+class _Log:
+    """Appends reports to ``metrics.jsonl`` and to TensorBoard's event files."""
+
+    def __init__(self, folder: Path, steps_done: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self.file = (folder / "metrics.jsonl").open("a")
+        # Readers drop what a killed run wrote after its last checkpoint.
+        purge = steps_done + 1 if steps_done else None
+        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.file.close()
+        self.events.close()
+
+    def write(self, lines: list[dict[str, Any]], steps_per_second: float) -> None:
+        for line in lines:
+            self.file.write(json.dumps(line) + "\n")
+            seed, step = line["seed"], line["env_steps"]
+            for name, value in line.items():
+                if name not in ("update", "env_steps", "seed") and value is not None:
+                    self.events.add_scalar(f"{name}/seed{seed}", value, step)
+        self.events.add_scalar("steps_per_second", steps_per_second, lines[0]["env_steps"])
+        self.file.flush()
+
+
+def _naming_checkpoint(chunks: Any, folder: Path) -> Any:
+    """`chunks`, whose failure also says which good checkpoint is left."""
+    try:
+        yield from chunks
+    except NonFiniteError as error:
+        last = checkpoint.numbers(folder / "checkpoints")[-1]
+        raise NonFiniteError(
+            f"{error}; the last good checkpoint, after update {last}, is kept in {folder}."
+        ) from None
+
+
+def _summary(record: dict[str, Any], folder: Path, clock: dict[str, float]) -> dict[str, Any]:
+    from rlax_lab import plots
+
+    curve = plots.read_curve(folder)
+    steps, seeds = int(curve.steps[-1]), record["seeds"]
+    reached: list[int | None] = [None] * seeds
+    if curve.threshold is not None:
+        reached = statistics.steps_to_threshold(curve.steps, curve.returns, curve.threshold)
+    return {
+        "algo": record["algo"],
+        "env": record["env"],
+        "seeds": seeds,
+        "env_steps": steps,
+        "final_return": _final(curve.returns[-1]),
+        "steps_to_threshold": {"threshold": curve.threshold, "per_seed": reached},
+        "steps_per_second": steps * seeds / clock["train"],
+        "compile_seconds": clock["compile"],
+        "wall_seconds": clock["wall"],
+        **provenance.stamp(),
+        "config": record["config"],
+    }
+
+
+def _final(returns: np.ndarray) -> dict[str, Any]:
+    if np.all(np.isnan(returns)):  # no episode ended within the evaluation's limit
+        none = [None] * len(returns)
+        return {"iqm": None, "mean": None, "ci95": [None, None], "per_seed": none}
+    return dict(statistics.summarize(returns))

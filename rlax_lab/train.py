@@ -1,0 +1,153 @@
+"""The outer loop, the only place that touches the host.
+
+Many updates of all seeds run as one program; between two such chunks the loop reports, saves and
+listens for a request to stop.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlax_lab.errors import NonFiniteError
+from rlax_lab.metrics import Metrics
+from rlax_lab.types import Learner, PyTree
+
+
+class Report(NamedTuple):
+    """What a chunk of updates brought, for S seeds.
+
+    Attributes:
+      update: updates done so far.
+      env_steps: environment steps done so far, per seed.
+      sums: the chunk's metrics, arrays ``[S]`` on the host.
+      seconds: what the chunk took.
+    """
+
+    update: int
+    env_steps: int
+    sums: dict[str, np.ndarray]
+    seconds: float
+
+
+def seed_keys(seed: int, seeds: int) -> jax.Array:
+    """One key per seed ``[seeds]``; each depends on its own number only, not on how many run."""
+    return jnp.stack([jax.random.key(seed + i) for i in range(seeds)])
+
+
+def advance(
+    learner: Learner,
+) -> jax.stages.Wrapped:
+    """A jitted function ``(states [S], n) -> (states, summed metrics [S], first bad [S])``.
+
+    It takes `n` updates of every seed in one program, whatever `n` is, and reuses the memory of
+    the states that it is given. The last result is, per seed, which of the n updates first gave a
+    loss or parameter that is not finite, or -1.
+    """
+
+    def one(state: PyTree) -> tuple[PyTree, Metrics, jax.Array]:
+        state, metrics = learner.update(state)
+        watched = jax.tree.leaves((state.params, metrics))
+        finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in watched])
+        return state, metrics, jnp.all(finite)
+
+    update = jax.vmap(one)
+
+    def many(states: PyTree, n: jax.Array) -> tuple[PyTree, Metrics, jax.Array]:
+        def body(i: jax.Array, carry: Any) -> Any:
+            states, sums, bad = carry
+            states, metrics, finite = update(states)
+            bad = jnp.where((bad < 0) & ~finite, i, bad)
+            return states, jax.tree.map(jnp.add, sums, metrics), bad
+
+        shapes = jax.eval_shape(update, states)[1]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        none_bad = jnp.full(jax.tree.leaves(zeros)[0].shape, -1, jnp.int32)
+        return jax.lax.fori_loop(0, n, body, (states, zeros, none_bad))
+
+    return jax.jit(many, donate_argnums=0)
+
+
+def train(
+    learner: Learner,
+    states: PyTree,
+    *,
+    done: int = 0,
+    reports: int = 50,
+    chunk: Callable[..., Any] | None = None,
+) -> Iterator[tuple[PyTree, Report]]:
+    """Trains to the learner's total steps, yielding after every chunk of updates.
+
+    The chunks end at fixed updates, wherever a run was interrupted, so an interrupted run repeats
+    the uninterrupted one exactly. The yielded states are consumed by the next chunk: copy what
+    is to outlive it.
+
+    Args:
+      learner: what to train.
+      states: ``jax.vmap(learner.init)(keys)``, or states restored from a checkpoint.
+      done: updates that those states have behind them.
+      reports: into how many chunks the whole run is cut.
+      chunk: what `advance` made, where it is compiled already.
+
+    Raises:
+      NonFiniteError: names the update and the seed; the states yielded before were good.
+    """
+    chunk = chunk or advance(learner)
+    for end in chunk_ends(learner, reports):
+        if end <= done:
+            continue
+        start = time.perf_counter()
+        states, sums, bad = chunk(states, jnp.int32(end - done))
+        sums, bad = jax.device_get((sums, bad))
+        if np.any(bad >= 0):
+            seed = int(np.argmax(bad >= 0))
+            raise NonFiniteError(
+                f"a loss or parameter of seed {seed} became infinite or NaN in update "
+                f"{done + int(bad[seed]) + 1}"
+            )
+        done = end
+        seconds = time.perf_counter() - start
+        yield states, Report(done, done * learner.steps_per_update, sums, seconds)
+
+
+def chunk_ends(learner: Learner, reports: int) -> list[int]:
+    """After which updates a run reports: `reports` times, evenly, or after every update."""
+    updates = learner.total_steps // learner.steps_per_update
+    return sorted({-(-updates * i // reports) for i in range(1, reports + 1)})
+
+
+class StopRequest:
+    """Whether, and by which signal, the user asked a run to stop."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turns Ctrl-C and SIGTERM into a request to stop after the current chunk.
+
+    A second one is obeyed at once.
+    """
+    request = StopRequest()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(s) for s in signals]
+
+    def handle(number: int, _: Any) -> None:
+        request.signal = number
+        restore()
+
+    def restore() -> None:
+        for s, handler in zip(signals, before, strict=True):
+            signal.signal(s, handler)
+
+    for s in signals:
+        signal.signal(s, handle)
+    try:
+        yield request
+    finally:
+        restore()

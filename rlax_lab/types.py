@@ -1,0 +1,66 @@
+"""Names shared by every module."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+class Environment(Protocol):
+    """The part of gymnax's interface that the learners use."""
+
+    @property
+    def default_params(self) -> Any: ...
+    def reset_env(self, key: jax.Array, params: Any) -> tuple[PyTree, Any]: ...
+    def step_env(
+        self, key: jax.Array, state: Any, action: Any, params: Any
+    ) -> tuple[PyTree, Any, jax.Array, jax.Array, dict[Any, Any]]: ...
+    def is_truncated(self, state: Any, params: Any) -> jax.Array: ...
+    def action_space(self, params: Any) -> Any: ...
+    def observation_space(self, params: Any) -> Any: ...
+
+
+class Learner(NamedTuple):
+    """An algorithm on an environment: pure functions, as an optax transformation is.
+
+    Attributes:
+      init: ``init(key) -> state``.
+      update: ``update(state) -> (state, metrics)``; metrics are sums and counts, so that those of
+        several updates add up (`rlax_lab.metrics`).
+      act: ``act(params, observation, key=None) -> action`` for observations with any leading
+        axes; without a key the most likely action. `params` is ``state.params``.
+      steps_per_update: environment steps that one update takes.
+      total_steps: the environment steps of a whole run.
+    """
+
+    init: Callable[[jax.Array], Any]
+    update: Callable[[Any], tuple[Any, dict[str, jax.Array]]]
+    act: Callable[..., PyTree]
+    steps_per_update: int
+    total_steps: int
+
+
+class Counter(NamedTuple):
+    """A count up to 2^64 in two 32-bit words: JAX has no 64-bit integers by default."""
+
+    high: jax.Array
+    low: jax.Array
+
+    @classmethod
+    def zero(cls) -> "Counter":
+        return cls(jnp.zeros((), jnp.uint32), jnp.zeros((), jnp.uint32))
+
+    def add(self, n: int) -> "Counter":
+        """The count plus `n`, 0 <= n < 2^32."""
+        low = self.low + jnp.uint32(n)
+        return Counter(self.high + (low < self.low).astype(jnp.uint32), low)
+
+    def as_float(self) -> jax.Array:
+        """The count rounded to float32."""
+        return self.high.astype(jnp.float32) * 2.0**32 + self.low.astype(jnp.float32)
+
+    def __int__(self) -> int:
+        return (int(self.high) << 32) | int(self.low)
