@@ -66,6 +66,7 @@ class Policy(NamedTuple):
       distribution: ``distribution(outputs) -> Distribution``.
       to_action: raw actions to what the environment takes.
       act: ``act(params, observation, key=None) -> action``; without a key the mode.
+      value: ``value(params, observation) -> [...]``.
       observe: ``observe(params, observation) -> Params``: statistics that have seen it too.
     """
 
@@ -74,6 +75,7 @@ class Policy(NamedTuple):
     distribution: Callable[[jax.Array], Distribution]
     to_action: Callable[[jax.Array], PyTree]
     act: Callable[..., PyTree]
+    value: Callable[[Params, PyTree], jax.Array]
     observe: Callable[[Params, PyTree], Params]
 
 
@@ -119,17 +121,19 @@ def make(
             shown = _with_floats(shown, params.moments.normalize(_floats(observation)))
         batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[rank:]), shown)
         applied: Any = module.apply(params.network, batch)
-        out, value = applied
-        out, value = out.reshape(*lead, head.size), value.reshape(lead)
+        out, values = applied[0].reshape(*lead, head.size), applied[1].reshape(lead)
         mask = _mask(observation)
         if mask is not None:
             # The least float, not -inf: a probability of 0 times a log of -inf would be NaN.
             out = jnp.where(mask, out, jnp.finfo(out.dtype).min)
-        return out, value
+        return out, values
 
     def act(params: Params, observation: PyTree, key: jax.Array | None = None) -> PyTree:
         pi = head.distribution(outputs(params, observation)[0])
         return head.to_action(pi.mode() if key is None else pi.sample(key))
+
+    def value(params: Params, observation: PyTree) -> jax.Array:
+        return outputs(params, observation)[1]
 
     def observe(params: Params, observation: PyTree) -> Params:
         if params.moments is None:
@@ -143,7 +147,7 @@ def make(
             f"each of its {head.num_logits} choices."
         )
     _check_network(module, _shown(example), head.size)
-    return Policy(init, outputs, head.distribution, head.to_action, act, observe)
+    return Policy(init, outputs, head.distribution, head.to_action, act, value, observe)
 
 
 def _default_network(

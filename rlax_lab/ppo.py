@@ -161,7 +161,7 @@ def make(
     ) -> tuple[Batch, RewardScale | None]:
         """Values and advantages of a trajectory, and all of it as rows."""
         step = trajectory.step
-        value = pi.outputs(state.params, trajectory.observation)[1]
+        value = pi.value(state.params, trajectory.observation)
         next_value = successor_values(pi, state.params, trajectory, value, last_observation)
         reward, reward_scale = step.reward, None
         if state.reward_scale is not None:
@@ -255,8 +255,8 @@ def make(
             lambda x: jnp.zeros(x.shape), jax.eval_shape(gradient_step, learning, minibatch)[1]
         )
         start = jnp.int32(0), jnp.float32(0.0), learning, zeros
-        _, _, (network, optimizer), sums = jax.lax.while_loop(goes_on, one_pass, start)
-        return network, optimizer, sums
+        _, _, (network, optimizer_state), sums = jax.lax.while_loop(goes_on, one_pass, start)
+        return network, optimizer_state, sums
 
     def adapted_kl_coef(kl_coef: jax.Array, sums: metrics.Metrics) -> jax.Array:
         """Beta halved or doubled towards the target (paper, section 4)."""
@@ -265,7 +265,7 @@ def make(
         factor = jnp.where(kl > 1.5 * target, 2.0, jnp.where(kl < target / 1.5, 0.5, 1.0))
         return kl_coef * factor
 
-    return Learner(init, update, pi.act, batch_size, total_steps)
+    return Learner(init, update, pi.act, pi.value, batch_size, total_steps)
 
 
 def standardize(x: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from rlax_lab import vector
 from rlax_lab.policy import Params, Policy
@@ -66,8 +67,8 @@ def successor_values(
       value: values of ``trajectory.observation`` ``[T, N]``.
       last_observation: what the environments show after the last step ``[N, ...]``.
     """
-    last = policy.outputs(params, last_observation)[1]
-    following = jax.numpy.concatenate([value[1:], last[None]])
+    last = policy.value(params, last_observation)
+    following = jnp.concatenate([value[1:], last[None]])
     steps, num_envs = value.shape
     finals = jax.tree.map(
         lambda x: x.reshape(steps * num_envs, *x.shape[2:]), trajectory.step.next_observation
@@ -75,7 +76,7 @@ def successor_values(
 
     def final_values(indices: jax.Array, _: jax.Array) -> jax.Array:
         rows = jax.tree.map(lambda x: x.at[indices].get(mode="clip"), finals)
-        return policy.outputs(params, rows)[1]
+        return policy.value(params, rows)
 
     truncated = trajectory.step.truncated.reshape(-1)
     block = max(1, steps * num_envs // 64)

@@ -32,6 +32,8 @@ class Learner(NamedTuple):
         several updates add up (`rlax_lab.metrics`).
       act: ``act(params, observation, key=None) -> action`` for observations with any leading
         axes; without a key the most likely action. `params` is ``state.params``.
+      value: ``value(params, observation) -> [...]``, the discounted reward that the learner
+        expects from there on.
       steps_per_update: environment steps that one update takes.
       total_steps: the environment steps of a whole run.
     """
@@ -39,6 +41,7 @@ class Learner(NamedTuple):
     init: Callable[[jax.Array], Any]
     update: Callable[[Any], tuple[Any, dict[str, jax.Array]]]
     act: Callable[..., PyTree]
+    value: Callable[[Any, PyTree], jax.Array]
     steps_per_update: int
     total_steps: int
 
