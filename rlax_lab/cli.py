@@ -291,6 +291,7 @@ def _use_compilation_cache() -> None:
     """Programs that were compiled once start at once the next time."""
     import jax
 
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    options: Any = jax.config
+    if options.jax_compilation_cache_dir is None:
         home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "rlax_lab" / "xla"))
+        options.update("jax_compilation_cache_dir", str(home / "rlax_lab" / "xla"))

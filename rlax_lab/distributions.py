@@ -117,7 +117,7 @@ class TanhGaussian(NamedTuple):
     """
 
     base: Gaussian
-    half_width: jax.Array
+    half_width: jax.Array  # of the action range, in every position [..., d]
 
     def _log_slope(self, raw: jax.Array) -> jax.Array:
         """The logarithm of d(action)/d(raw), in a form that does not cancel for large `raw`."""
@@ -137,7 +137,12 @@ class TanhGaussian(NamedTuple):
     def entropy(self) -> jax.Array:
         """By quadrature: the base's entropy plus the expected log-slope (no closed form)."""
         nodes, weights = jnp.float32(_NODES), jnp.float32(_WEIGHTS)
-        raw = self.base.mean[..., None] + jnp.exp(self.base.log_std)[..., None] * nodes
+        shape = *self.base.mean.shape, len(_NODES)
+        mean, std = (
+            jnp.broadcast_to(x[..., None], shape)
+            for x in (self.base.mean, jnp.exp(self.base.log_std))
+        )
+        raw = mean + std * jnp.broadcast_to(nodes, shape)
         slopes = 2.0 * (math.log(2.0) - raw - jax.nn.softplus(-2.0 * raw))
         log_slope = slopes @ weights + jnp.log(self.half_width)
         return self.base.entropy() + jnp.sum(log_slope, axis=-1)
@@ -217,18 +222,29 @@ def _box(space: Any, squash: str) -> ActionHead:
         return action.reshape(*action.shape[:-1], *shape).astype(space.dtype)
 
     if squash == "clip":
-        return ActionHead(2 * d, d, gaussian, lambda raw: reshape(jnp.clip(raw, low, high)), 0)
+
+        def clip(raw: jax.Array) -> jax.Array:
+            return reshape(jnp.clip(raw, _over(low, raw), _over(high, raw)))
+
+        return ActionHead(2 * d, d, gaussian, clip, 0)
     if not (isinstance(half_width, jax.core.Tracer) or np.all(np.isfinite(half_width))):
         raise InputError(
             f"squash is 'tanh', but the action space {space!r} is unbounded; use 'clip'."
         )
-    return ActionHead(
-        2 * d,
-        d,
-        lambda outputs: TanhGaussian(gaussian(outputs), half_width),
-        lambda raw: reshape(low + half_width * (1.0 + jnp.tanh(raw))),
-        0,
-    )
+
+    def squashed(outputs: jax.Array) -> TanhGaussian:
+        base = gaussian(outputs)
+        return TanhGaussian(base, _over(half_width, base.mean))
+
+    def squash_(raw: jax.Array) -> jax.Array:
+        return reshape(_over(low, raw) + _over(half_width, raw) * (1.0 + jnp.tanh(raw)))
+
+    return ActionHead(2 * d, d, squashed, squash_, 0)
+
+
+def _over(bound: jax.Array, x: jax.Array) -> jax.Array:
+    """A bound ``[d]`` repeated over the leading axes of `x` ``[..., d]``."""
+    return jnp.broadcast_to(bound, x.shape)
 
 
 def sum_(terms: Any) -> jax.Array:

@@ -4,7 +4,7 @@ Statistics live in the learner's state. Within one update they stand still, so t
 that learns is the policy that acted; they take in the new data afterwards.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,27 +33,26 @@ class Moments(NamedTuple):
 
     def include(self, batch: PyTree) -> "Moments":
         """Takes in a batch ``[..., *shape]``. Chan et al. (1983), equation 2.1."""
+        structure: Any
+        means, structure = jax.tree.flatten(self.mean)
+        if not means:
+            return self
+        deviations, xs = structure.flatten_up_to(self.deviation), structure.flatten_up_to(batch)
+        n = xs[0].size / means[0].size
+        total = self.total + n
 
-        def leading(x: jax.Array, mean: jax.Array) -> tuple[int, ...]:
-            return tuple(range(x.ndim - mean.ndim))
+        def merge(mean: jax.Array, deviation: jax.Array, x: jax.Array) -> tuple[Any, Any]:
+            axes = tuple(range(x.ndim - mean.ndim))
+            shift = jnp.mean(x, axes) - mean
+            spread = jnp.sum(jnp.square(x - _over(mean + shift, x)), axes)
+            return (
+                mean + shift * (n / total),
+                deviation + spread + jnp.square(shift) * (self.total * n / total),
+            )
 
-        leaves, means = jax.tree.leaves(batch), jax.tree.leaves(self.mean)
-        n = leaves[0].size / means[0].size
-        count = self.total + n
-        batch_mean = jax.tree.map(lambda x, m: jnp.mean(x, leading(x, m)), batch, self.mean)
-        mean = jax.tree.map(lambda m, b: m + (b - m) * (n / count), self.mean, batch_mean)
-        deviation = jax.tree.map(
-            lambda d, x, m, b: (
-                d
-                + jnp.sum(jnp.square(x - b), leading(x, m))
-                + jnp.square(b - m) * (self.total * n / count)
-            ),
-            self.deviation,
-            batch,
-            self.mean,
-            batch_mean,
-        )
-        return Moments(count, mean, deviation)
+        merged = [merge(*leaf) for leaf in zip(means, deviations, xs, strict=True)]
+        new_means, new_deviations = zip(*merged, strict=True)
+        return Moments(total, structure.unflatten(new_means), structure.unflatten(new_deviations))
 
     def std(self) -> PyTree:
         """Standard deviations, 1 where nothing was seen; never below 1e-4."""
@@ -69,8 +68,16 @@ class Moments(NamedTuple):
     def normalize(self, x: PyTree, limit: float = 10.0) -> PyTree:
         """`x` shifted and scaled to mean 0 and deviation 1, clipped to +-`limit`."""
         return jax.tree.map(
-            lambda x, m, s: jnp.clip((x - m) / s, -limit, limit), x, self.mean, self.std()
+            lambda x, m, s: jnp.clip((x - _over(m, x)) / _over(s, x), -limit, limit),
+            x,
+            self.mean,
+            self.std(),
         )
+
+
+def _over(statistic: jax.Array, x: jax.Array) -> jax.Array:
+    """A statistic repeated over the leading axes of `x`."""
+    return jnp.broadcast_to(statistic, x.shape)
 
 
 class RewardScale(NamedTuple):

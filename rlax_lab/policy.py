@@ -125,7 +125,8 @@ def make(
         mask = _mask(observation)
         if mask is not None:
             # The least float, not -inf: a probability of 0 times a log of -inf would be NaN.
-            out = jnp.where(mask, out, jnp.finfo(out.dtype).min)
+            least = jnp.finfo(out.dtype).min
+            out = jnp.where(jnp.broadcast_to(mask, out.shape), out, least)
         return out, values
 
     def act(params: Params, observation: PyTree, key: jax.Array | None = None) -> PyTree:

@@ -186,7 +186,7 @@ def make(
         state: State, batch: Batch, key: jax.Array
     ) -> tuple[PyTree, optax.OptState, metrics.Metrics]:
         """Passes of shuffled minibatches over a batch."""
-        remaining = 1.0 - state.steps.as_float() / total_steps
+        remaining = jnp.maximum(0.0, 1.0 - state.steps.as_float() / total_steps)
         learning_rate = config.learning_rate * (remaining if config.anneal_learning_rate else 1.0)
         clip_range = config.clip_range * (remaining if config.anneal_clip_range else 1.0)
 
@@ -230,7 +230,7 @@ def make(
             gradient, report = jax.grad(loss, has_aux=True)(network, rows)
             direction, optimizer_state = optimizer.update(gradient, optimizer_state, network)
             network = jax.tree.map(lambda w, d: w - learning_rate * d, network, direction)
-            report |= {"gradient_norm": optax.global_norm(gradient), "gradient_steps": 1.0}
+            report |= {"gradient_norm": optax.tree.norm(gradient), "gradient_steps": 1.0}
             return (network, optimizer_state), report
 
         def one_pass(carry: Any) -> Any:
