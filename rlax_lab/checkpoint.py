@@ -123,5 +123,7 @@ def _blank(x: Any) -> np.ndarray:
 
 def _from_numpy(x: np.ndarray, example: Any) -> jax.Array:
     if _is_key(example):
-        return jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(example))
+        impl: list[Any] = []  # only an array or a tracer tells its own
+        jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), example)
+        return jax.random.wrap_key_data(jnp.asarray(x), impl=impl[0])
     return jnp.asarray(x)

@@ -4,10 +4,12 @@ import argparse
 import dataclasses
 import importlib.util
 import os
+import shutil
 import sys
 import time
 import types
 import typing
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,21 +42,28 @@ class _Parser(argparse.ArgumentParser):
 
 class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
-        super().__init__(
-            prog,
-            max_help_position=32,
-            width=min(100, os.get_terminal_size().columns if sys.stdout.isatty() else 100),
-        )
+        width = min(100, shutil.get_terminal_size((100, 24)).columns)
+        super().__init__(prog, max_help_position=32, width=width)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 2 on bad input, 1 where training diverged."""
     words = sys.argv[1:] if words is None else list(words)
-    try:
-        return _command(words)
-    except (InputError, NonFiniteError) as error:
-        print(f"rlax-lab: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return _command(words)
+        except (InputError, NonFiniteError) as error:
+            print(f"rlax-lab: {error}", file=sys.stderr)
+            return 2 if isinstance(error, InputError) else 1
+        except BrokenPipeError:
+            # The reader of a pipe, such as head, has seen enough; nothing more may be written.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"rlax-lab: warning: {message}", file=sys.stderr)
 
 
 COMMANDS = {
@@ -142,7 +151,7 @@ def _evaluate(words: list[str]) -> int:
     if algo not in ALGORITHMS:
         raise InputError(f"{parsed.run} holds a run of the unknown algorithm {algo!r}.")
     task = _task(algo, record["env"], configs.from_json(ALGORITHMS[algo].Config, record["config"]))
-    params = runs.load_params(task, parsed.run, record["seeds"])
+    update, params = runs.load_params(task, parsed.run, record["seeds"])
     _use_compilation_cache()
 
     def one(params: Any) -> Any:
@@ -150,7 +159,8 @@ def _evaluate(words: list[str]) -> int:
         return evaluate(task.learner, params, task.env, key, parsed.episodes, task.env_params)
 
     result = jax.device_get(jax.jit(jax.vmap(one))(params))
-    print(f"{algo} on {record['env']}, {parsed.episodes} episodes per seed, greedy policy")
+    steps = update * task.learner.steps_per_update
+    print(f"{algo} on {record['env']} after {steps} steps per seed, greedy policy")
     means = []
     for seed, (returns, finished) in enumerate(
         zip(result.episode_return, result.finished, strict=True)

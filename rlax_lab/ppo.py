@@ -153,7 +153,7 @@ def make(
             optimizer=optimizer_state,
             env=env_state,
             reward_scale=reward_scale,
-            kl_coef=adapted_kl_coef(state.kl_coef, sums),
+            kl_coef=adapted_kl_coef(state, network, batch),
             key=key,
             steps=state.steps.add(batch_size),
         ), metrics.episodes(trajectory.step) | sums
@@ -260,12 +260,15 @@ def make(
         _, _, (network, optimizer_state), sums = jax.lax.while_loop(goes_on, one_pass, start)
         return network, optimizer_state, sums
 
-    def adapted_kl_coef(kl_coef: jax.Array, sums: metrics.Metrics) -> jax.Array:
-        """Beta halved or doubled towards the target (paper, section 4)."""
-        kl = sums["kl"] / sums["gradient_steps"]
+    def adapted_kl_coef(state: State, network: PyTree, batch: Batch) -> jax.Array:
+        """Beta doubled or halved by how far the update moved the policy (paper, section 4)."""
+        if config.objective == "clip":
+            return state.kl_coef
+        outputs, _ = pi.outputs(state.params._replace(network=network), batch.observation)
+        kl = jnp.mean(pi.distribution(batch.outputs).kl(pi.distribution(outputs)))
         target = config.kl_penalty_target
         factor = jnp.where(kl > 1.5 * target, 2.0, jnp.where(kl < target / 1.5, 0.5, 1.0))
-        return kl_coef * factor
+        return state.kl_coef * factor
 
     return Learner(init, update, pi.act, pi.value, batch_size, total_steps)
 

@@ -135,15 +135,16 @@ def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> d
     return summary
 
 
-def load_params(task: Task, folder: Path, seeds: int) -> PyTree:
-    """The newest parameters ``[seeds, ...]`` of a run.
+def load_params(task: Task, folder: Path, seeds: int) -> tuple[int, PyTree]:
+    """After how many updates a run was last saved, and its parameters then ``[seeds, ...]``.
 
     Raises:
       InputError: if the folder has no whole checkpoint.
     """
     keys = train.seed_keys(0, seeds)
     shapes = jax.eval_shape(jax.vmap(task.learner.init), keys)
-    return checkpoint.restore(folder / "checkpoints", shapes)[1].params
+    update, states, _ = checkpoint.restore(folder / "checkpoints", shapes)
+    return update, states.params
 
 
 def read_record(folder: Path) -> dict[str, Any]:
