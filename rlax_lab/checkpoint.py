@@ -39,8 +39,17 @@ def save(folder: Path, number: int, state: PyTree, notes: dict[str, Any]) -> Non
     shutil.rmtree(target, ignore_errors=True)  # an unfinished one of a run that was killed
     target.mkdir(parents=True)
     ocp.save(target / "state", arrays)
-    write_json(target / "checkpoint.json", {"digest": digest(arrays), "notes": notes})
-    for old in numbers(folder)[:-KEEP]:
+    seal = {
+        "form": form(arrays),
+        "digest": digest(arrays),
+        "files": _files(target / "state"),
+        "notes": notes,
+    }
+    write_json(target / "checkpoint.json", seal)
+    # Later ones were passed over when the run resumed.
+    others = numbers(folder)
+    kept = [n for n in others if n <= number][-KEEP:]
+    for old in set(others) - set(kept):
         shutil.rmtree(folder / f"{old:012d}", ignore_errors=True)
 
 
@@ -58,6 +67,8 @@ def restore(folder: Path, example: PyTree) -> tuple[int, PyTree, dict[str, Any]]
         path = folder.resolve() / f"{number:012d}"
         try:
             state, notes = _load(path, example)
+        except InputError:
+            raise
         except Exception as error:
             reason = " ".join(str(error).split())[:120]
             warnings.warn(
@@ -80,7 +91,15 @@ def _load(path: Path, example: PyTree) -> tuple[PyTree, dict[str, Any]]:
     from orbax.checkpoint import v1 as ocp
 
     seal = json.loads((path / "checkpoint.json").read_text())
+    # Looked at before orbax does, whose threads print tracebacks when they meet damaged files.
+    if _files(path / "state") != seal["files"]:
+        raise ValueError("its files do not match their digests")
     blank = jax.tree.map(_blank, example)
+    if seal["form"] != form(blank):
+        raise InputError(
+            f"{path} holds a state of other shapes: the environment or the program has changed "
+            "since it was saved."
+        )
     arrays = ocp.load(path / "state", blank)
     # orbax casts silently where types differ; the digest covers types and shapes as well.
     if digest(arrays) != seal["digest"]:
@@ -102,6 +121,22 @@ def digest(arrays: PyTree) -> str:
         sha.update(f"{jax.tree_util.keystr(path)} {x.dtype} {x.shape};".encode())
         sha.update(np.ascontiguousarray(x).tobytes())
     return sha.hexdigest()
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def form(arrays: PyTree) -> str:
+    """SHA-256 of every array's path, type and shape."""
+    named = jax.tree_util.tree_leaves_with_path(arrays)
+    text = ";".join(f"{jax.tree_util.keystr(p)} {x.dtype} {x.shape}" for p, x in named)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -56,6 +56,8 @@ def main(words: Sequence[str] | None = None) -> int:
         except (InputError, NonFiniteError) as error:
             print(f"rlax-lab: {error}", file=sys.stderr)
             return 2 if isinstance(error, InputError) else 1
+        except KeyboardInterrupt:
+            return 130
         except BrokenPipeError:
             # The reader of a pipe, such as head, has seen enough; nothing more may be written.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -103,7 +105,7 @@ def _train(words: list[str]) -> int:
 
     module = ALGORITHMS[algo]
     parser = _Parser(prog=f"rlax-lab train {algo}", description=module.__doc__.splitlines()[0])
-    parser.add_argument("--env", required=True, help="an environment's name, or module:callable")
+    parser.add_argument("--env", help="an environment's name, or module:callable")
     parser.add_argument(
         "--out", type=Path, help="the run's folder (default: a new one under runs/)"
     )
@@ -113,16 +115,18 @@ def _train(words: list[str]) -> int:
     _add_settings(parser.add_argument_group("the run"), runs.Settings)
     _add_settings(parser.add_argument_group(f"configuration of {algo}"), module.Config)
     parsed = parser.parse(words[1:])
-    given = {k: v for k, v in vars(parsed).items() if v is not _UNSET}
+    given = _given(parsed)
     if parsed.resume:
         if parsed.out is None:
             raise InputError("--resume needs --out, the folder of the run to resume.")
         # What is not said again is taken from the run; what is said must agree with it.
         given = _recorded(runs.read_record(parsed.out), given)
+    if given["env"] is None:
+        raise InputError("--env is missing: an environment's name, or module:callable.")
     settings = _build(runs.Settings, given)
     config = _build(module.Config, given)
-    task = _task(algo, parsed.env, config)
-    default = f"{algo}_{parsed.env.replace(':', '.')}_{time.strftime('%Y%m%d-%H%M%S')}"
+    task = _task(algo, given["env"], config)
+    default = f"{algo}_{given['env'].replace(':', '.')}_{time.strftime('%Y%m%d-%H%M%S')}"
     folder = parsed.out or Path("runs") / default
     _use_compilation_cache()
     try:
@@ -135,11 +139,9 @@ def _train(words: list[str]) -> int:
 def _evaluate(words: list[str]) -> int:
     parser = _Parser(prog="rlax-lab evaluate", description="Plays the greedy policy of a run.")
     parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--episodes", type=int, default=128, help="per seed (default 128)")
-    parser.add_argument("--seed", type=int, default=12345, help="of the episodes (default 12345)")
+    _add_settings(parser, Episodes)
     parsed = parser.parse(words)
-    if parsed.episodes < 1:
-        raise InputError(f"--episodes is {parsed.episodes}, but must be at least 1.")
+    settings = _build(Episodes, _given(parsed))
     import jax
     import numpy as np
 
@@ -155,8 +157,8 @@ def _evaluate(words: list[str]) -> int:
     _use_compilation_cache()
 
     def one(params: Any) -> Any:
-        key = jax.random.key(parsed.seed)
-        return evaluate(task.learner, params, task.env, key, parsed.episodes, task.env_params)
+        key = jax.random.key(settings.seed)
+        return evaluate(task.learner, params, task.env, key, settings.episodes, task.env_params)
 
     result = jax.device_get(jax.jit(jax.vmap(one))(params))
     steps = update * task.learner.steps_per_update
@@ -201,7 +203,19 @@ def _envs(words: list[str]) -> int:
     return 0
 
 
+@configs.configuration
+class Episodes:
+    """What `evaluate` plays."""
+
+    episodes: int = configs.setting(128, "episodes per seed", low=1)
+    seed: int = configs.setting(12345, "of the episodes", low=0, high=2**31 - 1)
+
+
 _UNSET: Any = object()
+
+
+def _given(parsed: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(parsed).items() if value is not _UNSET}
 
 
 def _add_settings(group: Any, cls: type) -> None:
@@ -261,7 +275,8 @@ def _build(cls: type, given: dict[str, Any]) -> Any:
 
 def _recorded(record: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     recorded = {**record, **record["config"]}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in recorded.items()} | given
+    said = {name: value for name, value in given.items() if value is not None or name != "env"}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in recorded.items()} | said
 
 
 def _task(algo: str, env_name: str, config: Any) -> Any:

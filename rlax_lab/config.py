@@ -107,7 +107,7 @@ def _within(x: np.ndarray, bounds: Any) -> bool:
 
 def _range_text(bounds: Any) -> str:
     parts = [
-        f"{word} {bounds[key]:g}"
+        f"{word} {bounds[key]}"
         for key, word in (("above", "above"), ("low", "at least"), ("high", "at most"))
         if bounds[key] is not None
     ]

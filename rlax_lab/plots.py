@@ -205,9 +205,12 @@ def learning_curves(runs: Sequence[Path], out: Path) -> Path:
     legend_lines = sum(1 + text.get_text().count("\n") for text in legend.get_texts())
     figure.set_size_inches(6.4, 4.2 + 0.2 * legend_lines)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "rlax_lab"}):  # else the ids in an SVG are random
-        figure.savefig(out, dpi=150, metadata=METADATA[suffix])
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with matplotlib.rc_context({"svg.hashsalt": "rlax_lab"}):  # else ids in an SVG are random
+            figure.savefig(out, dpi=150, metadata=METADATA[suffix])
+    except OSError as error:
+        raise InputError(f"Cannot write {out}: {error.strerror}.") from error
     return out
 
 

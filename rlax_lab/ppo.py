@@ -188,7 +188,7 @@ def make(
         state: State, batch: Batch, key: jax.Array
     ) -> tuple[PyTree, optax.OptState, metrics.Metrics]:
         """Passes of shuffled minibatches over a batch."""
-        remaining = jnp.maximum(0.0, 1.0 - state.steps.as_float() / total_steps)
+        remaining = jnp.maximum(0.0, 1.0 - state.steps.as_float() / float(total_steps))
         learning_rate = config.learning_rate * (remaining if config.anneal_learning_rate else 1.0)
         clip_range = config.clip_range * (remaining if config.anneal_clip_range else 1.0)
 

@@ -6,7 +6,6 @@ seed; nothing in it depends on the clock, so equal runs give equal files), Tenso
 """
 
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,67 +71,106 @@ def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> d
     check(settings)
     record = _record(task, settings)
     _check_folder(folder, record, resume)
-    learner = task.learner
-    init = jax.vmap(learner.init)
-    keys = train.seed_keys(settings.seed, settings.seeds)
-    done, clock = 0, {"train": 0.0, "compile": 0.0, "wall": 0.0}
-    if resume:
-        shapes = jax.eval_shape(init, keys)
-        done, states, clock = checkpoint.restore(folder / "checkpoints", shapes)
-        _keep_until(folder / "metrics.jsonl", done)
-    else:
-        states = jax.jit(init)(keys)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        checkpoint.save(folder / "checkpoints", 0, states, clock)
+    done, states, clock = (
+        _load(task, settings, folder) if resume else _begin(task, settings, folder)
+    )
+    if not resume:
         checkpoint.write_json(folder / "config.json", record)
+    clock["began"] = began - clock["wall"]  # as if the time before an interruption were just now
+    progress = Progress(task.learner.total_steps, settings.seeds)
+    with progress, train.stop_on_signals() as stop:
+        verb = "Resuming" if resume else "Training"
+        progress.say(f"{verb} {task.algo} on {task.env_name} in {folder}")
+        _conduct(task, settings, folder, done, states, clock, progress, stop)
+    summary = _summary(record, folder, clock)
+    checkpoint.write_json(folder / "summary.json", summary)
+    from rlax_lab import plots  # matplotlib is slow to import
 
-    with Progress(learner.total_steps, settings.seeds) as progress, train.stop_on_signals() as stop:
-        progress.say(
-            f"{'Resuming' if resume else 'Training'} {task.algo} on {task.env_name} in {folder}"
-        )
-        started = time.perf_counter()
-        chunk = train.advance(learner).lower(states, jnp.int32(1)).compile()
-        assess = _evaluator(task, settings).lower(states.params, jnp.int32(0)).compile()
-        clock["compile"] += time.perf_counter() - started
-        wall_before, done_before = clock["wall"], done
-        loop_began = saved_at = time.perf_counter()
+    plots.learning_curves([folder], folder / "curve.png")
+    progress.summary(summary, folder)
+    return summary
 
-        with _Log(folder, done * learner.steps_per_update) as log:
-            chunks = train.train(learner, states, done=done, reports=settings.reports, chunk=chunk)
-            for states, report in _naming_checkpoint(chunks, folder):
+
+def _begin(task: Task, settings: Settings, folder: Path) -> tuple[int, PyTree, dict[str, float]]:
+    """A new run, saved before its first update."""
+    keys = train.seed_keys(settings.seed, settings.seeds)
+    states = jax.jit(jax.vmap(task.learner.init))(keys)
+    clock = {"train": 0.0, "compile": 0.0, "wall": 0.0}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}.") from error
+    checkpoint.save(folder / "checkpoints", 0, states, clock)
+    return 0, states, clock
+
+
+def _load(task: Task, settings: Settings, folder: Path) -> tuple[int, PyTree, dict[str, float]]:
+    """A run as its newest whole checkpoint has it, and its metrics cut back to there."""
+    keys = train.seed_keys(settings.seed, settings.seeds)
+    shapes = jax.eval_shape(jax.vmap(task.learner.init), keys)
+    done, states, clock = checkpoint.restore(folder / "checkpoints", shapes)
+    _keep_until(folder / "metrics.jsonl", done)
+    return done, states, clock
+
+
+def _conduct(
+    task: Task,
+    settings: Settings,
+    folder: Path,
+    done: int,
+    states: PyTree,
+    clock: dict[str, float],
+    progress: Progress,
+    stop: train.StopRequest,
+) -> None:
+    """Trains from update `done` to the end, reporting and saving on the way."""
+    learner = task.learner
+    updates = learner.total_steps // learner.steps_per_update
+    started = time.perf_counter()
+    chunk = train.advance(learner).lower(states, jnp.int32(1)).compile()
+    assess = _evaluator(task, settings).lower(states.params, jnp.int32(0)).compile()
+    loop_began = saved_at = time.perf_counter()
+    clock["compile"] += loop_began - started
+    saved = done
+    chunks = train.train(
+        learner,
+        states,
+        done=done,
+        reports=settings.reports,
+        first_seed=settings.seed,
+        chunk=chunk,
+    )
+    with _Log(folder, done * learner.steps_per_update) as log:
+        try:
+            for states, report in chunks:
                 clock["train"] += report.seconds
-                clock["wall"] = wall_before + time.perf_counter() - began
                 lines = _lines(report, assess(states.params, jnp.int32(report.update)))
                 speed = report.env_steps * settings.seeds / clock["train"]
                 log.write(lines, speed)
                 now = time.perf_counter()
-                left = learner.total_steps // learner.steps_per_update - report.update
+                clock["wall"] = now - clock["began"]
+                pace = (now - loop_began) / (report.update - done)
                 progress.report(
                     report.env_steps,
                     speed,
-                    (now - loop_began) / (report.update - done_before) * left,
+                    pace * (updates - report.update),
                     [line["episode_return"] for line in lines],
                     [line["eval_return"] for line in lines],
                 )
-                finished = left == 0
+                finished = report.update == updates
                 if finished or stop.signal or now - saved_at >= settings.checkpoint_seconds:
                     checkpoint.save(folder / "checkpoints", report.update, states, clock)
-                    saved_at = now
+                    saved, saved_at = report.update, now
                 if stop.signal and not finished:
                     progress.say(
                         f"Stopped at {report.env_steps} steps and saved; the same command with "
                         f"--out {folder} --resume goes on from there."
                     )
                     raise Stopped(stop.signal)
-
-        summary = _summary(record, folder, clock)
-        checkpoint.write_json(folder / "summary.json", summary)
-        from rlax_lab import plots  # matplotlib is slow to import
-
-        plots.learning_curves([folder], folder / "curve.png")
-        progress.live.stop()
-        progress.summary(summary, folder)
-    return summary
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"{error}; the last good checkpoint, after update {saved}, is kept in {folder}."
+            ) from None
 
 
 def load_params(task: Task, folder: Path, seeds: int) -> tuple[int, PyTree]:
@@ -160,7 +198,11 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}.") from error
-    assert isinstance(record, dict)
+    names = {"algo": str, "env": str, "seeds": int, "seed": int, "config": dict}
+    if not isinstance(record, dict) or any(
+        not isinstance(record.get(name), kind) for name, kind in names.items()
+    ):
+        raise InputError(f"{path} is not the record of a run: it lacks {', '.join(names)}.")
     return record
 
 
@@ -180,7 +222,7 @@ def _check_folder(folder: Path, record: dict[str, Any], resume: bool) -> None:
         raise InputError(f"{folder} is a file; a run needs a folder.")
     if not resume:
         # A run that was killed before its config.json was written left its first checkpoint only.
-        others = [p for p in folder.iterdir() if p.name != "checkpoints"] if folder.is_dir() else []
+        others = [p for p in folder.iterdir() if not _left_by_a_kill(p)] if folder.is_dir() else []
         if others:
             what = "another run" if (folder / "config.json").exists() else "other files"
             raise InputError(
@@ -189,12 +231,18 @@ def _check_folder(folder: Path, record: dict[str, Any], resume: bool) -> None:
         return
     before = read_record(folder)
     flat, flat_before = ({**r, **r.get("config", {})} for r in (record, before))
-    for name in record.keys() | record["config"].keys():
+    for name in [*record, *record["config"]]:  # the environment before its threshold
         if name != "config" and flat[name] != flat_before.get(name):
             raise InputError(
                 f"{folder} was started with {name} {flat_before.get(name)!r}, not {flat[name]!r}; "
                 "a run resumes only under its own configuration."
             )
+
+
+def _left_by_a_kill(path: Path) -> bool:
+    if path.name == "checkpoints" and path.is_dir():
+        return all(p.name == f"{0:012d}" for p in path.iterdir())
+    return path.name == "config.partial"
 
 
 def _keep_until(path: Path, update: int) -> None:
@@ -267,17 +315,6 @@ class _Log:
                     self.events.add_scalar(f"{name}/seed{seed}", value, step)
         self.events.add_scalar("steps_per_second", steps_per_second, lines[0]["env_steps"])
         self.file.flush()
-
-
-def _naming_checkpoint(chunks: Any, folder: Path) -> Any:
-    """`chunks`, whose failure also says which good checkpoint is left."""
-    try:
-        yield from chunks
-    except NonFiniteError as error:
-        last = checkpoint.numbers(folder / "checkpoints")[-1]
-        raise NonFiniteError(
-            f"{error}; the last good checkpoint, after update {last}, is kept in {folder}."
-        ) from None
 
 
 def _summary(record: dict[str, Any], folder: Path, clock: dict[str, float]) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def train(
     *,
     done: int = 0,
     reports: int = 50,
+    first_seed: int = 0,
     chunk: Callable[..., Any] | None = None,
 ) -> Iterator[tuple[PyTree, Report]]:
     """Trains to the learner's total steps, yielding after every chunk of updates.
@@ -107,7 +108,7 @@ def train(
         if np.any(bad >= 0):
             seed = int(np.argmax(bad >= 0))
             raise NonFiniteError(
-                f"a loss or parameter of seed {seed} became infinite or NaN in update "
+                f"a loss or parameter of seed {first_seed + seed} became infinite or NaN in update "
                 f"{done + int(bad[seed]) + 1}"
             )
         done = end

@@ -180,6 +180,8 @@ def check_environment(env: Environment, params: Any) -> None:
     for what, x in (("reward", reward), ("terminated", terminated), ("is_truncated", truncated)):
         if x.shape != ():
             raise InputError(f"{what} of {name} has shape {x.shape}, but must be a scalar.")
+        if what != "reward" and x.dtype != bool:
+            raise InputError(f"{what} of {name} is {x.dtype}, but must be bool.")
 
 
 def _check_same(what: str, before: PyTree, after: PyTree) -> None:

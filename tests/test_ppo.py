@@ -52,7 +52,7 @@ def ladder():
         ):
             yield pytest.param(probe(kind), {}, id=f"{probe.__name__}-{kind}")
     yield pytest.param(probes.Masked(), {}, id="Masked")
-    longer = {"total_steps": 2**16}  # most of what it shows is noise
+    longer = {"total_steps": 2**17}  # most of what it shows is noise
     yield pytest.param(probes.PytreeObservation(), longer, id="PytreeObservation")
     kl = {"objective": "kl_penalty", "kl_penalty_target": 0.02}
     yield pytest.param(probes.ObservationActionReward("discrete"), kl, id="kl_penalty")
