@@ -90,7 +90,9 @@ def _check_field(field: dataclasses.Field[Any], allowed: tuple[Any, ...], value:
     else:
         whole = int in allowed
         numbers = np.asarray(value)
-        right_kind = numbers.dtype.kind in ("iu" if whole else "iuf")
+        right_kind = numbers.dtype.kind in ("iu" if whole else "iuf") and not (
+            whole and numbers.ndim
+        )
         if not (right_kind and np.all(np.isfinite(numbers)) and _within(numbers, bounds)):
             kind = "a whole number" if whole else "a finite number"
             raise InputError(f"{name} is {value!r}, but must be {kind}{_range_text(bounds)}.")

@@ -237,7 +237,8 @@ def _box(space: Any, squash: str) -> ActionHead:
         return TanhGaussian(base, _over(half_width, base.mean))
 
     def squash_(raw: jax.Array) -> jax.Array:
-        return reshape(_over(low, raw) + _over(half_width, raw) * (1.0 + jnp.tanh(raw)))
+        action = _over(low, raw) + _over(half_width, raw) * (1.0 + jnp.tanh(raw))
+        return reshape(jnp.clip(action, _over(low, raw), _over(high, raw)))
 
     return ActionHead(2 * d, d, squashed, squash_, 0)
 

@@ -20,7 +20,8 @@ def clipped_surrogate(
       clip_range: epsilon, the half-width of the band around a ratio of 1.
     """
     chex.assert_equal_shape([log_prob, old_log_prob, advantage])
-    ratio = jnp.exp(log_prob - old_log_prob)
+    # Below the overflow: infinity times the zero gradient of a clipped ratio would be NaN.
+    ratio = jnp.exp(jnp.minimum(log_prob - old_log_prob, 80.0))
     clipped = jnp.clip(ratio, 1.0 - clip_range, 1.0 + clip_range)
     return -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))
 
@@ -39,6 +40,7 @@ def approximate_kl(log_prob: jax.Array, old_log_prob: jax.Array) -> jax.Array:
 
     Unbiased and never negative (Schulman 2020, "Approximating KL divergence", estimator k3).
     """
+    chex.assert_equal_shape([log_prob, old_log_prob])
     log_ratio = log_prob - old_log_prob
     return jnp.mean(jnp.expm1(log_ratio) - log_ratio)
 

@@ -5,6 +5,7 @@ observations ``[B, ...]``; it returns the policy's outputs ``[B, size]`` (logits
 log standard deviations) and the values ``[B]``.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,9 +23,35 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+def orthogonal(scale: float) -> Callable[..., jax.Array]:
+    """An initialiser: a random orthogonal matrix times `scale` (Saxe et al. 2014).
+
+    Gram-Schmidt on Gaussian vectors, each step taken twice to keep float32 accuracy, gives the
+    uniform distribution (Mezzadri 2007). A QR decomposition would too, but batched ones, as
+    vmapped seeds make them, can deadlock on CPU: jaxlib's kernel waits on the thread pool that it
+    runs in, and two of them can occupy a pool of two.
+    """
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        vectors = jax.random.normal(key, (min(rows, columns), max(rows, columns)), dtype)
+
+        def step(i: jax.Array, basis: jax.Array) -> jax.Array:
+            v = vectors[i]
+            for _ in range(2):
+                v = v - (basis @ v) @ basis
+            return basis.at[i].set(v / jnp.linalg.norm(v))
+
+        basis = jax.lax.fori_loop(0, len(vectors), step, jnp.zeros_like(vectors))
+        matrix = basis if rows < columns else basis.T
+        return scale * matrix.reshape(shape)
+
+    return init
+
+
 def dense(size: int, scale: float = 2.0**0.5) -> nn.Dense:
     """A dense layer with orthogonal weights of gain `scale` and no initial bias."""
-    return nn.Dense(size, kernel_init=nn.initializers.orthogonal(scale))
+    return nn.Dense(size, kernel_init=orthogonal(scale))
 
 
 def flatten(observation: PyTree) -> jax.Array:
@@ -54,9 +81,10 @@ class NatureCNN(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, observation: jax.Array) -> jax.Array:
-        x = observation.astype(jnp.float32)
-        if observation.dtype == jnp.uint8:
+    def __call__(self, observation: PyTree) -> jax.Array:
+        (image,) = jax.tree.leaves(observation)
+        x = image.astype(jnp.float32)
+        if image.dtype == jnp.uint8:
             x = x / 255.0
         for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
             x = nn.relu(
@@ -65,7 +93,7 @@ class NatureCNN(nn.Module):
                     (size, size),
                     (stride, stride),
                     padding="VALID",
-                    kernel_init=nn.initializers.orthogonal(2.0**0.5),
+                    kernel_init=orthogonal(2.0**0.5),
                 )(x)
             )
         return nn.relu(dense(512)(x.reshape(x.shape[0], -1)))

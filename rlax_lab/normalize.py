@@ -112,4 +112,6 @@ class RewardScale(NamedTuple):
 
         returns, history = jax.lax.scan(accumulate, self.returns, (r_t, ends_t))
         moments = self.moments.include(history)
-        return r_t / moments.std(), RewardScale(moments, returns)
+        std = moments.std()
+        # Returns that never vary have nothing to be scaled by.
+        return r_t / jnp.where(std > 1e-4, std, 1.0), RewardScale(moments, returns)

@@ -136,7 +136,7 @@ NAMES = [
     (["envs", "word"], "there is no option 'word'; see rlax-lab envs --help."),
     (
         ["train", "ppo"],
-        "The following arguments are required: --env; see rlax-lab train ppo --help.",
+        "--env is missing: an environment's name, or module:callable.",
     ),
     (
         ["evaluate"],
@@ -343,12 +343,14 @@ def test_bad_evaluations(refused, run):
     """Episodes and seeds that cannot be played."""
     word = str(run)
     assert refused("evaluate", word, "--episodes", "0") == (
-        "--episodes is 0, but must be at least 1."
+        "episodes is 0, but must be a whole number at least 1."
     )
     assert refused("evaluate", word, "--episodes", "x") == (
-        "Argument --episodes: invalid int value: 'x'; see rlax-lab evaluate --help."
+        "episodes is 'x', but must be a whole number at least 1."
     )
-    assert "seed" in refused("evaluate", word, "--seed", str(10**30))
+    assert refused("evaluate", word, "--seed", str(2**31)) == (
+        "seed is 2147483648, but must be a whole number at least 0 and at most 2147483647."
+    )
 
 
 def test_bad_pictures(refused, tmp_path, run):

@@ -252,8 +252,8 @@ def test_tanh_gaussian_agrees_with_distrax():
 
 @pytest.mark.parametrize("raw", [-50.0, -20.0, -9.5, 9.5, 20.0, 50.0])
 def test_tanh_gaussian_log_prob_at_saturation(raw):
-    """Where float32's tanh is exactly +-1, log-density and gradients are still right."""
-    assert abs(jnp.tanh(raw)) == 1
+    """Where float32's tanh is +-1, or all but, log-density and gradients are still right."""
+    assert abs(jnp.tanh(raw)) > 1 - 3e-7
     expected = reference.tanh_gaussian_log_prob(raw, 0.0, 1.0, 2.0)
     value, (to_mean, to_raw) = jax.value_and_grad(
         lambda mean, u: TanhGaussian(Gaussian(mean, jnp.zeros(1)), jnp.full(1, 2.0)).log_prob(u),

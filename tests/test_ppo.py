@@ -52,8 +52,9 @@ def ladder():
         ):
             yield pytest.param(probe(kind), {}, id=f"{probe.__name__}-{kind}")
     yield pytest.param(probes.Masked(), {}, id="Masked")
-    longer = {"total_steps": 2**17}  # most of what it shows is noise
-    yield pytest.param(probes.PytreeObservation(), longer, id="PytreeObservation")
+    # Most of what it shows is noise.
+    more = {"total_steps": 2**16, "num_envs": 128, "num_minibatches": 16, "activation": "relu"}
+    yield pytest.param(probes.PytreeObservation(), more, id="PytreeObservation")
     kl = {"objective": "kl_penalty", "kl_penalty_target": 0.02}
     yield pytest.param(probes.ObservationActionReward("discrete"), kl, id="kl_penalty")
     tanh = {"squash": "tanh"}
