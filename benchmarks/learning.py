@@ -57,7 +57,7 @@ EXPERIMENTS = {
         "ppo",
         "Acrobot-v1",
         "--total-steps 200000 --num-envs 32 --num-steps 64 --num-epochs 4 --num-minibatches 8 "
-        "--learning-rate 1e-3 --entropy-coef 0.01 --normalize-observations",
+        "--learning-rate 1e-3 --entropy-coef 0.01 --normalize-observations --scale-rewards",
         -90.0,
         "-73.5 at 1M steps (SB3 zoo, one run); -86.4 at 500k (CleanRL, 3 seeds, training)",
     ),
