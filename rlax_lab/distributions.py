@@ -135,7 +135,10 @@ class TanhGaussian(NamedTuple):
         return self.base.log_prob(raw) - jnp.sum(self._log_slope(raw), axis=-1)
 
     def entropy(self) -> jax.Array:
-        """By quadrature: the base's entropy plus the expected log-slope (no closed form)."""
+        """By quadrature: the base's entropy plus the expected log-slope (no closed form).
+
+        Within 1e-5 nats up to a base deviation of 1, 2e-4 at 2, 3e-3 at 3 and 0.03 at 5.
+        """
         nodes, weights = jnp.float32(_NODES), jnp.float32(_WEIGHTS)
         shape = *self.base.mean.shape, len(_NODES)
         mean, std = (

@@ -76,7 +76,7 @@ def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> d
     )
     if not resume:
         checkpoint.write_json(folder / "config.json", record)
-    clock["began"] = began - clock["wall"]  # as if the time before an interruption were just now
+    clock["wall"] += time.perf_counter() - began
     progress = Progress(task.learner.total_steps, settings.seeds)
     with progress, train.stop_on_signals() as stop:
         verb = "Resuming" if resume else "Training"
@@ -126,11 +126,15 @@ def _conduct(
     """Trains from update `done` to the end, reporting and saving on the way."""
     learner = task.learner
     updates = learner.total_steps // learner.steps_per_update
+    if done == updates:
+        return
     started = time.perf_counter()
     chunk = train.advance(learner).lower(states, jnp.int32(1)).compile()
     assess = _evaluator(task, settings).lower(states.params, jnp.int32(0)).compile()
     loop_began = saved_at = time.perf_counter()
     clock["compile"] += loop_began - started
+    clock["wall"] += loop_began - started
+    last = loop_began
     saved = done
     chunks = train.train(
         learner,
@@ -148,7 +152,8 @@ def _conduct(
                 speed = report.env_steps * settings.seeds / clock["train"]
                 log.write(lines, speed)
                 now = time.perf_counter()
-                clock["wall"] = now - clock["began"]
+                clock["wall"] += now - last
+                last = now
                 pace = (now - loop_began) / (report.update - done)
                 progress.report(
                     report.env_steps,

@@ -12,6 +12,7 @@ import pytest
 
 from rlax_lab import networks, ppo
 from rlax_lab.errors import InputError
+from rlax_lab.types import Counter
 from tests import probes
 
 GAMMA = 0.9
@@ -151,6 +152,25 @@ def test_learning_rate_reaches_zero_and_stays_there():
     weights = [np.concatenate([x.ravel() for x in jax.tree.leaves(s.params)]) for s in states]
     moved = [bool(np.any(a != b)) for a, b in itertools.pairwise(weights)]
     assert moved == [True, True, False, False]
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "clip_range"])
+def test_half_way_an_annealed_setting_is_halved(name):
+    env = probes.ObservationActionReward()
+    whole = {"learning_rate": 1e-2, "clip_range": 0.3}[name]
+    config = dataclasses.replace(SMALL, anneal_learning_rate=False, **{name: whole})
+
+    def after_one_update(config):
+        learner = ppo.make(env, config)
+        state = learner.init(jax.random.key(0))
+        state = state._replace(steps=Counter.zero().add(learner.total_steps // 2))
+        params = jax.jit(learner.update)(state)[0].params
+        return np.concatenate([x.ravel() for x in jax.tree.leaves(params)])
+
+    annealed = after_one_update(dataclasses.replace(config, **{f"anneal_{name}": True}))
+    halved = after_one_update(dataclasses.replace(config, **{name: whole / 2}))
+    np.testing.assert_allclose(annealed, halved, atol=1e-6)
+    assert np.abs(annealed - after_one_update(config)).max() > 1e-4
 
 
 def test_update_compiles_once_and_sweeps_without_compiling_again():
