@@ -106,8 +106,7 @@ def _begin(task: Task, settings: Settings, folder: Path) -> tuple[int, PyTree, d
 
 def _load(task: Task, settings: Settings, folder: Path) -> tuple[int, PyTree, dict[str, float]]:
     """A run as its newest whole checkpoint has it, and its metrics cut back to there."""
-    keys = train.seed_keys(settings.seed, settings.seeds)
-    shapes = jax.eval_shape(jax.vmap(task.learner.init), keys)
+    shapes = _shapes(task, settings.seeds)
     done, states, clock = checkpoint.restore(folder / "checkpoints", shapes)
     _keep_until(folder / "metrics.jsonl", done)
     return done, states, clock
@@ -184,10 +183,13 @@ def load_params(task: Task, folder: Path, seeds: int) -> tuple[int, PyTree]:
     Raises:
       InputError: if the folder has no whole checkpoint.
     """
-    keys = train.seed_keys(0, seeds)
-    shapes = jax.eval_shape(jax.vmap(task.learner.init), keys)
-    update, states, _ = checkpoint.restore(folder / "checkpoints", shapes)
+    update, states, _ = checkpoint.restore(folder / "checkpoints", _shapes(task, seeds))
     return update, states.params
+
+
+def _shapes(task: Task, seeds: int) -> PyTree:
+    """The abstract states ``[seeds, ...]`` that a checkpoint of `task` holds."""
+    return jax.eval_shape(jax.vmap(task.learner.init), train.seed_keys(0, seeds))
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ environment's own `reset_env`, but only environments that ended pay for one: gym
 computes a full reset for every environment at every step.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -216,8 +215,3 @@ def event_rank(example: PyTree, batch: PyTree) -> int:
             f"{[x for x, _ in shapes]}."
         )
     return ranks.pop()
-
-
-def flat_size(example: PyTree) -> int:
-    """How many numbers one observation holds."""
-    return sum(math.prod(x.shape) for x in jax.tree.leaves(example))
