@@ -14,11 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rlax_lab import a2c, a3c, actor_critic, dqn, ppo, reinforce
 from rlax_lab import config as configs
-from rlax_lab import ppo
 from rlax_lab.errors import InputError, NonFiniteError, nearest
 
-ALGORITHMS: dict[str, Any] = {"ppo": ppo}
+ALGORITHMS: dict[str, Any] = {
+    "reinforce": reinforce,
+    "actor_critic": actor_critic,
+    "a2c": a2c,
+    "a3c": a3c,
+    "dqn": dqn,
+    "ppo": ppo,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -161,7 +168,7 @@ def _evaluate(words: list[str]) -> int:
         return evaluate(task.learner, params, task.env, key, settings.episodes, task.env_params)
 
     result = jax.device_get(jax.jit(jax.vmap(one))(params))
-    steps = update * task.learner.steps_per_update
+    steps = task.learner.steps_after(update)
     print(f"{algo} on {record['env']} after {steps} steps per seed, greedy policy")
     means = []
     for seed, (returns, finished) in enumerate(

@@ -55,6 +55,18 @@ class Categorical(NamedTuple):
         return jnp.sum(jnp.exp(log_probs) * (log_probs - other.log_probs), axis=-1)
 
 
+def epsilon_greedy(values: jax.Array, epsilon: float | jax.Array) -> Categorical:
+    """The best of `values` ``[..., n]``, or with probability `epsilon` any action, all as likely.
+
+    Actions whose value is the least float are ruled out.
+    """
+    least = jnp.finfo(values.dtype).min
+    allowed = values > least
+    anyhow = epsilon * allowed / jnp.sum(allowed, axis=-1, keepdims=True)
+    best = jax.nn.one_hot(jnp.argmax(values, axis=-1), values.shape[-1])
+    return Categorical(jnp.maximum(jnp.log(anyhow + (1.0 - epsilon) * best), least))
+
+
 class MultiCategorical(NamedTuple):
     """Independent categoricals; raw actions are ``[..., k]``."""
 

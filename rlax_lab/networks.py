@@ -99,6 +99,20 @@ class NatureCNN(nn.Module):
         return nn.relu(dense(512)(x.reshape(x.shape[0], -1)))
 
 
+class MinAtarCNN(nn.Module):
+    """The network of Young and Tian (2019) up to its last hidden layer.
+
+    Small images ``[B, 10, 10, C]``, one channel per kind of object, to ``[B, 128]``.
+    """
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> jax.Array:
+        (image,) = jax.tree.leaves(observation)
+        x = image.astype(jnp.float32)
+        x = nn.relu(nn.Conv(16, (3, 3), padding="VALID", kernel_init=orthogonal(2.0**0.5))(x))
+        return nn.relu(dense(128)(x.reshape(x.shape[0], -1)))
+
+
 class ActorCritic(nn.Module):
     """A policy and a value on one torso, or on one torso each.
 
@@ -128,6 +142,39 @@ class ActorCritic(nn.Module):
             free = jnp.broadcast_to(free, (*outputs.shape[:-1], self.free))
             outputs = jnp.concatenate([outputs, free], axis=-1)
         return outputs, dense(1, 1.0)(value_features)[..., 0]
+
+
+class QNetwork(nn.Module):
+    """Action values ``[B, actions]``, or of each action's return distribution ``[B, actions, K]``.
+
+    Attributes:
+      torso: makes a module from observations to features.
+      num_actions: how many actions there are.
+      num_atoms: K, the outputs per action of a distributional learner; None for plain values.
+      dueling: a stream for the value of the state and one for the advantages of the actions, each
+        with a hidden layer of its own (Wang et al. 2016, equation 9).
+    """
+
+    torso: Callable[[], nn.Module]
+    num_actions: int
+    num_atoms: int | None = None
+    dueling: bool = False
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> jax.Array:
+        features = self.torso()(observation)
+        atoms = self.num_atoms or 1
+
+        def stream(outputs: int) -> jax.Array:
+            x = features
+            if self.dueling:
+                x = nn.relu(dense(features.shape[-1])(x))
+            return dense(outputs * atoms, 1.0)(x).reshape(-1, outputs, atoms)
+
+        scores = stream(self.num_actions)
+        if self.dueling:
+            scores = stream(1) + scores - jnp.mean(scores, axis=1, keepdims=True)
+        return scores if self.num_atoms else scores[..., 0]
 
 
 def count_parameters(params: Any) -> int:

@@ -115,3 +115,15 @@ class RewardScale(NamedTuple):
         std = moments.std()
         # Returns that never vary have nothing to be scaled by.
         return r_t / jnp.where(std > 1e-4, std, 1.0), RewardScale(moments, returns)
+
+
+def scale_rewards(
+    scale: RewardScale | None, r_t: jax.Array, ends_t: jax.Array, gamma: float | jax.Array
+) -> tuple[jax.Array, RewardScale | None]:
+    """`RewardScale.apply`, or the rewards as they are where there is no scale."""
+    return (r_t, None) if scale is None else scale.apply(r_t, ends_t, gamma)
+
+
+def standardize(x: jax.Array) -> jax.Array:
+    """`x` with mean 0 and standard deviation 1 over all axes."""
+    return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlax_lab import losses, metrics, policy, vector
+from rlax_lab import losses, metrics, optimizers, policy, vector
 from rlax_lab.config import check, configuration, setting
 from rlax_lab.errors import InputError
-from rlax_lab.normalize import RewardScale
-from rlax_lab.returns import gae
-from rlax_lab.rollout import rollout, successor_values
+from rlax_lab.model import Params
+from rlax_lab.normalize import RewardScale, scale_rewards, standardize
+from rlax_lab.rollout import Trajectory, advantages, rollout
 from rlax_lab.shuffle import permutation
 from rlax_lab.types import Counter, Environment, Learner, PyTree
 
@@ -67,15 +67,12 @@ class Config(policy.PolicyConfig):
     advantage_normalization: str = setting(
         "minibatch", "what advantages are standardised over", choices=("minibatch", "batch", "none")
     )
-    scale_rewards: bool = setting(
-        False, "divide rewards by the running deviation of the discounted return"
-    )
 
 
 class State(NamedTuple):
     """Everything that a run is; to save it is to be able to resume exactly."""
 
-    params: policy.Params
+    params: Params
     optimizer: optax.OptState
     env: vector.EnvState
     reward_scale: RewardScale | None
@@ -118,12 +115,7 @@ def make(
     check_config(config)
     vector.check_environment(env, env_params)
     pi = policy.make(env, env_params, config, network)
-    optimizer = optax.chain(
-        optax.identity()
-        if config.max_grad_norm is None
-        else optax.clip_by_global_norm(config.max_grad_norm),
-        optax.scale_by_adam(eps=config.adam_eps),
-    )
+    optimizer = optimizers.adam(config.adam_eps, config.max_grad_norm)
     batch_size = config.num_envs * config.num_steps
     total_steps = -(-config.total_steps // batch_size) * batch_size
 
@@ -159,17 +151,24 @@ def make(
         ), metrics.episodes(trajectory.step) | sums
 
     def assess(
-        state: State, trajectory: Any, last_observation: PyTree
+        state: State, trajectory: Trajectory, last_observation: PyTree
     ) -> tuple[Batch, RewardScale | None]:
         """Values and advantages of a trajectory, and all of it as rows."""
         step = trajectory.step
+        reward, reward_scale = scale_rewards(
+            state.reward_scale, step.reward, step.ended, config.gamma
+        )
         value = pi.value(state.params, trajectory.observation)
-        next_value = successor_values(pi, state.params, trajectory, value, last_observation)
-        reward, reward_scale = step.reward, None
-        if state.reward_scale is not None:
-            reward, reward_scale = state.reward_scale.apply(reward, step.ended, config.gamma)
-        discount = jnp.where(step.terminated, 0.0, config.gamma)
-        advantage = gae(reward, discount, value, next_value, step.ended, config.gae_lambda)
+        advantage = advantages(
+            pi,
+            state.params,
+            trajectory,
+            reward,
+            value,
+            last_observation,
+            config.gamma,
+            config.gae_lambda,
+        )
         target = advantage + value
         if config.advantage_normalization == "batch":
             advantage = standardize(advantage)
@@ -188,7 +187,7 @@ def make(
         state: State, batch: Batch, key: jax.Array
     ) -> tuple[PyTree, optax.OptState, metrics.Metrics]:
         """Passes of shuffled minibatches over a batch."""
-        remaining = jnp.maximum(0.0, 1.0 - state.steps.as_float() / float(total_steps))
+        remaining = optimizers.remaining(state.steps, total_steps)
         learning_rate = config.learning_rate * (remaining if config.anneal_learning_rate else 1.0)
         clip_range = config.clip_range * (remaining if config.anneal_clip_range else 1.0)
 
@@ -231,7 +230,7 @@ def make(
             rows = jax.tree.map(lambda x: x[indices], batch)
             gradient, report = jax.grad(loss, has_aux=True)(network, rows)
             direction, optimizer_state = optimizer.update(gradient, optimizer_state, network)
-            network = jax.tree.map(lambda w, d: w - learning_rate * d, network, direction)
+            network = optimizers.descend(network, direction, learning_rate)
             report |= {"gradient_norm": optax.tree.norm(gradient), "gradient_steps": 1.0}
             return (network, optimizer_state), report
 
@@ -271,11 +270,6 @@ def make(
         return state.kl_coef * factor
 
     return Learner(init, update, pi.act, pi.value, batch_size, total_steps)
-
-
-def standardize(x: jax.Array) -> jax.Array:
-    """`x` with mean 0 and standard deviation 1 over all axes."""
-    return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
 
 
 def check_config(config: Config) -> None:

@@ -61,6 +61,35 @@ def gae(
     return _backwards(r_t + discount_t * v_t - v_tm1, discount_t * _trace(ends_t, lambda_))
 
 
+def n_step(
+    r_t: jax.Array, discount_t: jax.Array, ends_t: jax.Array, n: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Rewards of up to n steps, the discount of what follows them, and the step that ends them.
+
+    ``R_t + discount * v(what followed row `last`)`` is the n-step return (Sutton and Barto 2018,
+    equation 7.1). Where an episode ends within the n steps, they end with it.
+
+    Args:
+      r_t, discount_t, ends_t: as in `lambda_returns`, ``[T, N]`` with T >= n.
+      n: how many steps at most.
+
+    Returns:
+      For the rows that have n rows from them on: summed rewards, the product of discounts (gamma^n,
+      or zero after a termination), and the index of the last row summed, all ``[T - n + 1, N]``.
+    """
+    chex.assert_equal_shape([r_t, discount_t, ends_t])
+    rows = len(r_t) - n + 1
+    index = jnp.broadcast_to(jnp.arange(len(r_t))[:, None], r_t.shape)
+    total, discount, last = r_t[n - 1 :], discount_t[n - 1 :], index[n - 1 :]
+    for k in reversed(range(n - 1)):
+        here = slice(k, k + rows)
+        end = ends_t[here]
+        total = r_t[here] + jnp.where(end, 0.0, discount_t[here] * total)
+        discount = jnp.where(end, discount_t[here], discount_t[here] * discount)
+        last = jnp.where(end, index[here], last)
+    return total, discount, last
+
+
 def _trace(ends_t: jax.Array, lambda_: float | jax.Array) -> jax.Array:
     """How much of the next row's return each row takes: nothing past an end or the last row."""
     return jnp.where(ends_t, 0.0, lambda_).at[-1].set(0.0)

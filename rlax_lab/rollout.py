@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from rlax_lab import vector
-from rlax_lab.policy import Params, Policy
+from rlax_lab.model import Params
+from rlax_lab.policy import Policy
+from rlax_lab.returns import gae
 from rlax_lab.types import Environment, PyTree
 
 
@@ -82,3 +84,30 @@ def successor_values(
     block = max(1, steps * num_envs // 64)
     flat = vector.replace_where(truncated, final_values, following.reshape(-1), block)
     return flat.reshape(steps, num_envs)
+
+
+def advantages(
+    policy: Policy,
+    params: Params,
+    trajectory: Trajectory,
+    reward: jax.Array,
+    value: jax.Array,
+    last_observation: PyTree,
+    gamma: float | jax.Array,
+    lambda_: float | jax.Array,
+) -> jax.Array:
+    """Generalised advantage estimates ``[T, N]`` of a trajectory; add `value` for value targets.
+
+    lambda 1 gives n-step advantages, each from as many rewards as the trajectory and the episode
+    have left, and a bootstrap where it is the trajectory or a time limit that ends.
+
+    Args:
+      reward: ``trajectory.step.reward``, or what it was scaled to ``[T, N]``.
+      value: values of ``trajectory.observation`` ``[T, N]``.
+      last_observation: what the environments show after the last step ``[N, ...]``.
+      gamma, lambda_: discount per step, decay of the trace.
+    """
+    step = trajectory.step
+    following = successor_values(policy, params, trajectory, value, last_observation)
+    discount = jnp.where(step.terminated, 0.0, gamma)
+    return gae(reward, discount, value, following, step.ended, lambda_)

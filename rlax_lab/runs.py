@@ -124,7 +124,7 @@ def _conduct(
 ) -> None:
     """Trains from update `done` to the end, reporting and saving on the way."""
     learner = task.learner
-    updates = learner.total_steps // learner.steps_per_update
+    updates = learner.num_updates
     if done == updates:
         return
     started = time.perf_counter()
@@ -143,7 +143,7 @@ def _conduct(
         first_seed=settings.seed,
         chunk=chunk,
     )
-    with _Log(folder, done * learner.steps_per_update) as log:
+    with _Log(folder, learner.steps_after(done) if done else 0) as log:
         try:
             for states, report in chunks:
                 clock["train"] += report.seconds

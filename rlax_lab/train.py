@@ -113,12 +113,12 @@ def train(
             )
         done = end
         seconds = time.perf_counter() - start
-        yield states, Report(done, done * learner.steps_per_update, sums, seconds)
+        yield states, Report(done, learner.steps_after(done), sums, seconds)
 
 
 def chunk_ends(learner: Learner, reports: int) -> list[int]:
     """After which updates a run reports: `reports` times, evenly, or after every update."""
-    updates = learner.total_steps // learner.steps_per_update
+    updates = learner.num_updates
     return sorted({-(-updates * i // reports) for i in range(1, reports + 1)})
 
 

@@ -36,6 +36,7 @@ class Learner(NamedTuple):
         expects from there on.
       steps_per_update: environment steps that one update takes.
       total_steps: the environment steps of a whole run.
+      initial_steps: how many of them `init` takes, to fill a replay buffer.
     """
 
     init: Callable[[jax.Array], Any]
@@ -44,6 +45,16 @@ class Learner(NamedTuple):
     value: Callable[[Any, PyTree], jax.Array]
     steps_per_update: int
     total_steps: int
+    initial_steps: int = 0
+
+    @property
+    def num_updates(self) -> int:
+        """The updates of a whole run."""
+        return (self.total_steps - self.initial_steps) // self.steps_per_update
+
+    def steps_after(self, updates: int) -> int:
+        """The environment steps taken when `updates` updates are done."""
+        return self.initial_steps + updates * self.steps_per_update
 
 
 class Counter(NamedTuple):

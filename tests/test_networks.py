@@ -290,7 +290,6 @@ def test_a_network_that_fails_is_named_with_the_reason():
     assert (
         refusal(env, Failing) == f"the network Failing {prefix} RuntimeError: a reason on two lines"
     )
-    assert refusal(env, NoValue).startswith(f"the network NoValue {prefix} ")
 
 
 def test_a_mask_of_the_wrong_shape_is_refused():
