@@ -127,7 +127,8 @@ class State(NamedTuple):
       target: the older weights that targets are computed with.
       optimizer: Adam's state.
       env: the environments.
-      recent: their last n - 1 steps, whose n-step returns are not known yet ``[n - 1, N]``.
+      recent: their last n - 1 steps, whose n-step returns are not known yet ``[n - 1, N]``; None
+        if n is 1.
       buffer: the transitions to learn from.
       priorities: the tree over them, and the largest priority ever; None without.
       gradient_steps: how many were taken (wraps around at 2^32).
@@ -138,7 +139,7 @@ class State(NamedTuple):
     target: PyTree
     optimizer: optax.OptState
     env: vector.EnvState
-    recent: "Steps"
+    recent: "Steps | None"
     buffer: replay.Buffer
     priorities: "Priorities | None"
     gradient_steps: jax.Array
@@ -151,7 +152,10 @@ class Steps(NamedTuple):
 
     observation: PyTree
     action: jax.Array
-    step: vector.TimeStep
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    next_observation: PyTree
 
 
 class Transition(NamedTuple):
@@ -217,7 +221,6 @@ def make(
     num_actions = _num_actions(env.action_space(env_params))
     net = _model(env, env_params, config, num_actions, network)
     optimizer = optimizers.adam(config.adam_eps, config.max_grad_norm)
-    distributional = config.distributional != "none"
     atoms = jnp.linspace(config.v_min, config.v_max, config.num_atoms)
     num_envs, per_update = config.num_envs, config.num_envs * config.num_steps
     initial_rows = _initial_rows(config)
@@ -291,7 +294,9 @@ def make(
             act_key,
             config.num_steps,
         )
-        steps = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), state.recent, _steps(trajectory))
+        steps = _steps(trajectory)
+        if state.recent is not None:
+            steps = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), state.recent, steps)
         buffer, priorities = remember(state, transitions(steps))
         learning, sums = learn(state._replace(buffer=buffer, priorities=priorities), learn_key)
         params = state.params._replace(network=learning.network)
@@ -317,9 +322,9 @@ def make(
 
     def transitions(steps: Steps) -> Transition:
         """The n-step transitions in T rows of steps, ``[(T - n + 1) N, ...]``."""
-        step = steps.step
-        discount = jnp.where(step.terminated, 0.0, config.gamma)
-        reward, discount, last = n_step(step.reward, discount, step.ended, config.n_step)
+        discount = jnp.where(steps.terminated, 0.0, config.gamma)
+        ended = steps.terminated | steps.truncated
+        reward, discount, last = n_step(steps.reward, discount, ended, config.n_step)
         rows = len(reward)
         columns = jnp.broadcast_to(jnp.arange(num_envs)[None], last.shape)
         found = Transition(
@@ -327,7 +332,7 @@ def make(
             steps.action[:rows],
             reward,
             discount,
-            jax.tree.map(lambda x: x[last, columns], step.next_observation),
+            jax.tree.map(lambda x: x[last, columns], steps.next_observation),
         )
         return jax.tree.map(lambda x: x.reshape(rows * num_envs, *x.shape[2:]), found)
 
@@ -461,12 +466,20 @@ def _num_actions(space: Any) -> int:
 
 
 def _steps(trajectory: Trajectory) -> Steps:
-    return Steps(trajectory.observation, trajectory.action, trajectory.step)
+    step = trajectory.step
+    return Steps(
+        trajectory.observation,
+        trajectory.action,
+        step.reward,
+        step.terminated,
+        step.truncated,
+        step.next_observation,
+    )
 
 
-def _last(steps: Steps, n: int) -> Steps:
-    """The last `n` rows, which may be none."""
-    return jax.tree.map(lambda x: x[len(x) - n :], steps)
+def _last(steps: Steps, n: int) -> Steps | None:
+    """The last `n` rows; None if n is 0."""
+    return jax.tree.map(lambda x: x[-n:], steps) if n else None
 
 
 def _pick(x: jax.Array, action: jax.Array) -> jax.Array:
