@@ -19,6 +19,9 @@ from rlax_lab.types import Counter, Environment, Learner
 class Config(a2c.Config):
     """Configuration of A3C, A2C's and the workers'; the defaults solve CartPole-v1."""
 
+    learning_rate: float = setting(
+        2e-3, "step size (chosen on CartPole-v1; paper: 1e-4 to 1e-2)", above=0
+    )
     num_workers: int = setting(
         4, "workers, each with its own environments and its own copy of the parameters", low=1
     )

@@ -38,13 +38,15 @@ class Config(model.ModelConfig):
     num_gradient_steps: int = setting(
         32, "gradient steps per update; over num_envs * num_steps, their ratio to steps", low=1
     )
-    batch_size: int = setting(128, "transitions per gradient step (paper: 32)", low=1)
-    buffer_size: int = setting(50_000, "transitions that replay holds (paper: 1M)", low=1)
+    batch_size: int = setting(64, "transitions per gradient step (paper: 32)", low=1)
+    buffer_size: int = setting(
+        10_000, "transitions that replay holds (paper: 1M; CartPole-v1 wants fresh ones)", low=1
+    )
     learning_starts: int = setting(
         1000, "steps of a uniformly random policy before the first update (paper: 50k)", low=1
     )
-    learning_rate: float = setting(1e-3, "Adam's step size (chosen on CartPole-v1)", above=0)
-    anneal_learning_rate: bool = setting(False, "learning rate to 0, linearly over the run")
+    learning_rate: float = setting(2e-3, "Adam's step size (chosen on CartPole-v1)", above=0)
+    anneal_learning_rate: bool = setting(True, "learning rate to 0, linearly over the run")
     adam_eps: float = setting(1.5e-4, "Adam's epsilon (Hessel et al. 2018: 1.5e-4)", above=0)
     max_grad_norm: float | None = setting(
         10.0,
@@ -53,7 +55,7 @@ class Config(model.ModelConfig):
     )
     gamma: float = setting(0.99, "discount per step (paper: 0.99)", low=0, high=1)
     target_period: int = setting(
-        100, "gradient steps between two updates of the target network (paper: 10k)", low=1
+        50, "gradient steps between two updates of the target network (paper: 10k)", low=1
     )
     tau: float = setting(
         1.0,
@@ -356,9 +358,8 @@ def make(
             if priorities is None:
                 indices = state.buffer.draw(key, (config.batch_size,))
                 return indices, jnp.ones(config.batch_size)
-            indices = priorities.tree.draw(key, config.batch_size)
-            probability = priorities.tree.probability(indices)
-            return indices, replay.importance_weights(probability, state.buffer.size, beta)
+            indices, weights = priorities.tree.draw(key, config.batch_size)
+            return indices, replay.importance_weights(weights, beta)
 
         def loss(
             network: PyTree, target: PyTree, batch: Transition, weight: jax.Array
@@ -393,9 +394,8 @@ def make(
                 gap = jnp.mean(target, axis=-1) - jnp.mean(chosen, axis=-1)
                 return losses.quantile_huber(chosen, target), jnp.abs(gap)
             error = batch.reward + batch.discount * following - chosen
-            return (
-                losses.huber(error) if config.loss == "huber" else 0.5 * jnp.square(error)
-            ), jnp.abs(error)
+            loss = losses.huber(error) if config.loss == "huber" else 0.5 * jnp.square(error)
+            return loss, jnp.abs(error)
 
         def gradient_step(learning: Learning, key: jax.Array) -> tuple[Learning, metrics.Metrics]:
             network, target, optimizer_state, priorities, count = learning

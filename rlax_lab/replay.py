@@ -82,46 +82,57 @@ class SumTree(NamedTuple):
     def total(self) -> jax.Array:
         return self.nodes[1]
 
+    @property
+    def depth(self) -> int:
+        """How many levels the leaves are below the root."""
+        return self.width.bit_length() - 1
+
     def set(self, indices: jax.Array, weights: jax.Array) -> "SumTree":
         """Gives leaves `indices` ``[B]`` new weights ``[B]``, none negative.
 
         Where an index comes up twice, both must bring the same weight.
         """
         chex.assert_equal_shape([indices, weights])
-        at = indices + self.width
-        nodes = self.nodes.at[at].set(weights)
-        for _ in range(self.width.bit_length() - 1):
-            at = at // 2
-            nodes = nodes.at[at].set(nodes[2 * at] + nodes[2 * at + 1])
-        return SumTree(nodes)
 
-    def draw(self, key: jax.Array, n: int) -> jax.Array:
-        """Indices ``[n]`` of leaves, drawn in proportion to their weights.
+        def parents(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            nodes, at = carry
+            at = at // 2
+            return nodes.at[at].set(nodes[2 * at] + nodes[2 * at + 1]), at
+
+        at = indices + self.width
+        start = self.nodes.at[at].set(weights), at
+        return SumTree(jax.lax.fori_loop(0, self.depth, parents, start)[0])
+
+    def draw(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+        """Leaves drawn in proportion to their weights: indices ``[n]`` and weights ``[n]``.
 
         Stratified as in the paper: one draw from each n-th of the total. A leaf of weight zero is
         never drawn, whatever rounding does, as long as the total is above zero.
         """
-        at = jnp.ones(n, jnp.int32)
-        mass = (jnp.arange(n) + jax.random.uniform(key, (n,))) * (self.total / n)
-        for _ in range(self.width.bit_length() - 1):
+
+        # A loop, and the weights out of it, because of what would else be fused: a read that the
+        # compiler puts off until after the next `set` makes it copy the whole tree.
+        def children(_: int, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            at, mass, _ = carry
             left, right = self.nodes[2 * at], self.nodes[2 * at + 1]
             go_right = (right > 0) & (mass >= left)
             mass = jnp.where(go_right, mass - left, mass)
-            at = 2 * at + go_right
-        return at - self.width
+            return 2 * at + go_right, mass, jnp.where(go_right, right, left)
 
-    def probability(self, indices: jax.Array) -> jax.Array:
-        """The probability of each leaf of `indices` ``[...]``."""
-        return self.nodes[self.width + indices] / self.total
+        mass = (jnp.arange(n) + jax.random.uniform(key, (n,))) * (self.total / n)
+        start = jnp.ones(n, jnp.int32), mass, jnp.broadcast_to(self.total, n)
+        at, _, weights = jax.lax.fori_loop(0, self.depth, children, start)
+        return at - self.width, weights
 
 
-def importance_weights(
-    probability: jax.Array, size: jax.Array, exponent: float | jax.Array
-) -> jax.Array:
+def importance_weights(weights: jax.Array, exponent: float | jax.Array) -> jax.Array:
     """``(size * probability)^-exponent``, divided by the largest of them ``[B]``.
 
     Schaul et al. (2016), section 3.4: 1 undoes the bias of drawing by priority, 0 leaves it. Scaled
-    by the batch's largest weight, so that steps only shrink.
+    by the batch's largest, so that steps only shrink; with that the size and the total drop out.
+
+    Args:
+      weights: the probabilities, or any multiple of them, as `SumTree.draw` gives ``[B]``.
+      exponent: beta of the paper.
     """
-    log_weight = -exponent * jnp.log(size * probability)
-    return jnp.exp(log_weight - jnp.max(log_weight))
+    return (jnp.min(weights) / weights) ** exponent
