@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rlax_lab import a2c, a3c, actor_critic, dqn, ppo, reinforce
+from rlax_lab import a2c, a3c, actor_critic, dqn, policy, ppo, reinforce
 from rlax_lab import config as configs
 from rlax_lab.errors import InputError, NonFiniteError, nearest
 
@@ -101,7 +101,7 @@ def _train(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print("usage: rlax-lab train ALGO --env ENV [options]\n\nalgorithms:")
         for name, module in ALGORITHMS.items():
-            print(f"  {name:10} {module.__doc__.splitlines()[0]}")
+            print(f"  {name:13} {_about(module)}")
         print("\nrlax-lab train ALGO --help explains every option.")
         return 0
     algo = words[0]
@@ -111,7 +111,8 @@ def _train(words: list[str]) -> int:
     from rlax_lab import runs
 
     module = ALGORITHMS[algo]
-    parser = _Parser(prog=f"rlax-lab train {algo}", description=module.__doc__.splitlines()[0])
+    presets = getattr(module, "PRESETS", {})
+    parser = _Parser(prog=f"rlax-lab train {algo}", description=_about(module))
     parser.add_argument("--env", help="an environment's name, or module:callable")
     parser.add_argument(
         "--out", type=Path, help="the run's folder (default: a new one under runs/)"
@@ -119,10 +120,15 @@ def _train(words: list[str]) -> int:
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in --out where it stopped"
     )
+    if presets:
+        names = ", ".join(presets)
+        parser.add_argument("--preset", help=f"other defaults for all that follows: {names}")
     _add_settings(parser.add_argument_group("the run"), runs.Settings)
     _add_settings(parser.add_argument_group(f"configuration of {algo}"), module.Config)
     parsed = parser.parse(words[1:])
     given = _given(parsed)
+    if given.get("preset") is not None:
+        given = _preset(presets, given["preset"]) | given
     if parsed.resume:
         if parsed.out is None:
             raise InputError("--resume needs --out, the folder of the run to resume.")
@@ -141,6 +147,24 @@ def _train(words: list[str]) -> int:
     except runs.Stopped as stopped:
         return 128 + int(stopped.args[0])
     return 0
+
+
+def _about(module: Any) -> str:
+    """What an algorithm is, and on which action spaces."""
+    return f"{module.__doc__.splitlines()[0]} Actions: {', '.join(_actions(module))}."
+
+
+def _actions(module: Any) -> tuple[str, ...]:
+    return getattr(module, "ACTIONS", policy.ACTIONS)
+
+
+def _preset(presets: dict[str, Any], name: str) -> dict[str, Any]:
+    """The fields of a named configuration."""
+    if name not in presets:
+        hint = nearest(name, presets) or f"; the presets are {', '.join(presets)}."
+        raise InputError(f"there is no preset {name!r}{hint}")
+    config = presets[name]
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
 
 def _evaluate(words: list[str]) -> int:
@@ -201,7 +225,11 @@ def _envs(words: list[str]) -> int:
     _Parser(prog="rlax-lab envs", description="Lists the environments.").parse(words)
     registry = _registry()
     rows = [registry.describe(name) for name in registry.names()]
-    columns = ("name", "observation", "actions", "time_limit")
+    for row in rows:
+        kind = row["actions"].split()[0]
+        others = [name for name, module in ALGORITHMS.items() if kind not in _actions(module)]
+        row["algorithms"] = f"all but {', '.join(others)}" if others else "all"
+    columns = ("name", "observation", "actions", "time_limit", "algorithms")
     widths = [max(len(str(row[c])) for row in [*rows, {c: c}] if c in row) for c in columns]
     for row in [{c: c.replace("_", " ") for c in columns}, *rows]:
         print(

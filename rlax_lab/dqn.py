@@ -19,6 +19,9 @@ from rlax_lab.returns import n_step
 from rlax_lab.rollout import Trajectory, rollout
 from rlax_lab.types import Counter, Environment, Learner, PyTree
 
+# The kinds of action spaces that DQN takes.
+ACTIONS = ("discrete",)
+
 
 @configuration
 class Config(model.ModelConfig):

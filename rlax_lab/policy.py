@@ -12,6 +12,9 @@ from rlax_lab.distributions import Distribution, action_head
 from rlax_lab.model import Params
 from rlax_lab.types import Environment, PyTree
 
+# The kinds of action spaces that learners with a policy take.
+ACTIONS = ("discrete", "multi-discrete", "continuous")
+
 
 @configuration
 class PolicyConfig(model.ModelConfig):

@@ -99,8 +99,8 @@ class SumTree(NamedTuple):
             at = at // 2
             return nodes.at[at].set(nodes[2 * at] + nodes[2 * at + 1]), at
 
-        at = indices + self.width
-        start = self.nodes.at[at].set(weights), at
+        leaves = indices + self.width
+        start = self.nodes.at[leaves].set(weights), leaves
         return SumTree(jax.lax.fori_loop(0, self.depth, parents, start)[0])
 
     def draw(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
@@ -113,7 +113,7 @@ class SumTree(NamedTuple):
         # A loop, and the weights out of it, because of what would else be fused: a read that the
         # compiler puts off until after the next `set` makes it copy the whole tree.
         def children(_: int, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            at, mass, _ = carry
+            at, mass, _weights = carry
             left, right = self.nodes[2 * at], self.nodes[2 * at + 1]
             go_right = (right > 0) & (mass >= left)
             mass = jnp.where(go_right, mass - left, mass)
@@ -121,8 +121,8 @@ class SumTree(NamedTuple):
 
         mass = (jnp.arange(n) + jax.random.uniform(key, (n,))) * (self.total / n)
         start = jnp.ones(n, jnp.int32), mass, jnp.broadcast_to(self.total, n)
-        at, _, weights = jax.lax.fori_loop(0, self.depth, children, start)
-        return at - self.width, weights
+        leaves, _, weights = jax.lax.fori_loop(0, self.depth, children, start)
+        return leaves - self.width, weights
 
 
 def importance_weights(weights: jax.Array, exponent: float | jax.Array) -> jax.Array:
