@@ -36,7 +36,54 @@ class Experiment(NamedTuple):
     published: str
 
 
+CARTPOLE = "500 at {} steps (SB3 zoo, one run)"
+MINATAR = "--torso minatar_cnn --gamma 0.99 --eval-episodes 16 --checkpoint-seconds 300"
+DQN_MINATAR = (
+    f"{MINATAR} --total-steps 500000 --num-envs 16 --num-steps 4 --num-gradient-steps 16 "
+    "--batch-size 32 --buffer-size 100000 --learning-starts 5000 --learning-rate 3e-4 "
+    "--target-period 250 --epsilon-end 0.1 --loss huber"
+)
+PPO_MINATAR = (
+    f"{MINATAR} --total-steps 1000000 --shared-torso --num-envs 64 --num-steps 128 --num-epochs 3 "
+    "--num-minibatches 16 --learning-rate 1e-3 --entropy-coef 0.01"
+)
+
+
+def minatar(algo: str, game: str, dqn: float, ppo: float) -> Experiment:
+    """A game of MinAtar, against the curves of Young and Tian (DQN) and of Pgx (PPO)."""
+    budget, options, target, source = {
+        "dqn": ("5M frames", DQN_MINATAR, dqn, "Young and Tian, 30 seeds, training return"),
+        "ppo": ("20M steps", PPO_MINATAR, ppo, "Pgx, figure"),
+    }[algo]
+    return Experiment(
+        algo, f"{game}-MinAtar", options, target, f"{target:g} at {budget} ({source})"
+    )
+
+
 EXPERIMENTS = {
+    "reinforce_cartpole": Experiment(
+        "reinforce", "CartPole-v1", "--total-steps 200000", 475.0, "none known at a stated budget"
+    ),
+    "actor_critic_cartpole": Experiment(
+        "actor_critic",
+        "CartPole-v1",
+        "--total-steps 200000",
+        475.0,
+        "none known at a stated budget",
+    ),
+    "a2c_cartpole": Experiment(
+        "a2c", "CartPole-v1", "--total-steps 200000", 475.0, CARTPOLE.format("500k")
+    ),
+    "a3c_cartpole": Experiment(
+        "a3c", "CartPole-v1", "--total-steps 200000", 475.0, f"A2C: {CARTPOLE.format('500k')}"
+    ),
+    "dqn_cartpole": Experiment(
+        "dqn",
+        "CartPole-v1",
+        "--total-steps 50000",
+        475.0,
+        f"{CARTPOLE.format('50k')}; 498.4 +- 2.3 at 500k (CleanRL, 3 seeds, training)",
+    ),
     "ppo_cartpole": Experiment(
         "ppo",
         "CartPole-v1",
@@ -45,13 +92,19 @@ EXPERIMENTS = {
         475.0,
         "500 at 100k steps (SB3 zoo, one run); 490.0 +- 6.1 at 500k (CleanRL, 3 seeds, training)",
     ),
-    "ppo_pendulum": Experiment(
-        "ppo",
-        "Pendulum-v1",
-        "--total-steps 100000 --num-envs 8 --num-steps 128 --num-epochs 10 --num-minibatches 16 "
-        "--learning-rate 1e-3 --gamma 0.9 --activation relu --scale-rewards",
-        -200.0,
-        "-172.2 at 100k steps (SB3 zoo, one run)",
+    "a2c_acrobot": Experiment(
+        "a2c",
+        "Acrobot-v1",
+        "--total-steps 300000 --learning-rate 7e-4 --normalize-observations --scale-rewards",
+        -90.0,
+        "-83.4 at 500k steps (SB3 zoo, one run)",
+    ),
+    "dqn_acrobot": Experiment(
+        "dqn",
+        "Acrobot-v1",
+        "--total-steps 60000 --num-gradient-steps 16 --buffer-size 50000 --learning-rate 1e-3",
+        -85.0,
+        "-76.6 at 100k steps (SB3 zoo, one run); -88.9 at 500k (CleanRL, 3 seeds, training)",
     ),
     "ppo_acrobot": Experiment(
         "ppo",
@@ -61,6 +114,39 @@ EXPERIMENTS = {
         -90.0,
         "-73.5 at 1M steps (SB3 zoo, one run); -86.4 at 500k (CleanRL, 3 seeds, training)",
     ),
+    "dqn_mountaincar": Experiment(
+        "dqn",
+        "MountainCar-v0",
+        "--total-steps 120000",
+        -120.0,
+        "-100.8 at 120k steps (SB3 zoo, one run); -188.9 at 500k (CleanRL, 3 seeds, training)",
+    ),
+    "a2c_pendulum": Experiment(
+        "a2c",
+        "Pendulum-v1",
+        "--total-steps 1000000 --num-envs 8 --num-steps 8 --gamma 0.9 --gae-lambda 0.9 "
+        "--optimizer adam --learning-rate 1e-3 --entropy-coef 0 --scale-rewards",
+        -200.0,
+        "-163.0 at 1M steps (SB3 zoo, one run)",
+    ),
+    "ppo_pendulum": Experiment(
+        "ppo",
+        "Pendulum-v1",
+        "--total-steps 100000 --num-envs 8 --num-steps 128 --num-epochs 10 --num-minibatches 16 "
+        "--learning-rate 1e-3 --gamma 0.9 --activation relu --scale-rewards",
+        -200.0,
+        "-172.2 at 100k steps (SB3 zoo, one run)",
+    ),
+    **{
+        f"{algo}_{game.lower()}": minatar(algo, game, dqn, ppo)
+        for game, dqn, ppo in (
+            ("Breakout", 10.0, 50.0),
+            ("Asterix", 17.0, 22.0),
+            ("SpaceInvaders", 44.0, 145.0),
+            ("Freeway", 50.0, 63.0),
+        )
+        for algo in ("dqn", "ppo")
+    },
 }
 
 
@@ -87,11 +173,13 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         "| task | budget | IQM [95 % interval] | mean | worst seed | published |",
         "|---|---|---|---|---|---|",
     ]
-    for result in results.values():
+    for name in (name for name in EXPERIMENTS if name in results):
+        result = results[name]
         final = result["final_return"]
         low, high = final["ci95"]
         lines.append(
-            f"| {result['algo'].upper()}, {result['env']} | {result['env_steps'] / 1000:.0f}k "
+            f"| {result['algo']}, {result['env']}, {result['seeds']} seeds "
+            f"| {result['env_steps'] / 1000:.0f}k "
             f"| {final['iqm']:.1f} [{low:.1f}, {high:.1f}] | {final['mean']:.1f} "
             f"| {min(final['per_seed']):.1f} | {result['published']} |"
         )
