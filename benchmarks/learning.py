@@ -62,12 +62,12 @@ def minatar(algo: str, game: str, dqn: float, ppo: float) -> Experiment:
 
 EXPERIMENTS = {
     "reinforce_cartpole": Experiment(
-        "reinforce", "CartPole-v1", "--total-steps 200000", 475.0, "none known at a stated budget"
+        "reinforce", "CartPole-v1", "--total-steps 300000", 475.0, "none known at a stated budget"
     ),
     "actor_critic_cartpole": Experiment(
         "actor_critic",
         "CartPole-v1",
-        "--total-steps 200000",
+        "--total-steps 300000",
         475.0,
         "none known at a stated budget",
     ),

@@ -21,7 +21,7 @@ class Config(policy.PolicyConfig):
     """Configuration of the one-step actor-critic; the defaults solve CartPole-v1."""
 
     total_steps: int = setting(
-        200_000, "environment steps per seed, rounded up to whole updates", low=1
+        300_000, "environment steps per seed, rounded up to whole updates", low=1
     )
     num_envs: int = setting(16, "parallel environments per seed", low=1)
     num_steps: int = setting(

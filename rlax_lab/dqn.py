@@ -78,9 +78,10 @@ class Config(model.ModelConfig):
         0.2, "part of the run over which epsilon goes from start to end", above=0, high=1
     )
     loss: str = setting(
-        "huber",
-        "of the TD error, clipped at 1 or not (paper: clipped)",
-        choices=("huber", "squared"),
+        "squared",
+        "of the TD error, or linear beyond 1 (paper, with rewards of +-1; where values are large, "
+        "its median-like fit can diverge)",
+        choices=("squared", "huber"),
     )
     double: bool = setting(
         False, "the network, not the target, picks the next action (van Hasselt et al. 2016)"
