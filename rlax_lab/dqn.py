@@ -392,7 +392,8 @@ def make(
                 )
                 cross_entropy = -jnp.sum(target * jax.nn.log_softmax(chosen), axis=-1)
                 entropy = -jnp.sum(jax.scipy.special.xlogy(target, target), axis=-1)
-                return cross_entropy, cross_entropy - entropy
+                # The divergence, which rounding can take below zero.
+                return cross_entropy, jnp.maximum(cross_entropy - entropy, 0.0)
             if config.distributional == "quantile":
                 target = batch.reward[:, None] + batch.discount[:, None] * following
                 gap = jnp.mean(target, axis=-1) - jnp.mean(chosen, axis=-1)
