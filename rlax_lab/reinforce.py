@@ -69,6 +69,7 @@ def make(
     Every update starts fresh episodes, and plays for `num_steps` steps. Returns are summed to the
     end of each episode. Only where a time limit or the batch cuts an episode short does the learnt
     value stand in for the rest: to count nothing there would be to learn that time runs out.
+    Training metrics count episodes that ended, so they lean a little towards short ones.
 
     Args:
       env: any environment in gymnax's interface.

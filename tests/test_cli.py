@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import pytest
 from gymnax.environments import spaces
 
-from rlax_lab import ppo, runs
-from rlax_lab.cli import ALGORITHMS, main
+from rlax_lab import dqn, ppo, runs
+from rlax_lab.cli import ALGORITHMS, _build, _preset, main
 from tests.probes import ConstantReward
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +135,10 @@ NAMES = [
     ),
     (["envs", "word"], "there is no option 'word'; see rlax-lab envs --help."),
     (
+        ["train", "dqn", "--preset", "rainbo"],
+        "there is no preset 'rainbo'; did you mean 'rainbow'?",
+    ),
+    (
         ["train", "ppo"],
         "--env is missing: an environment's name, or module:callable.",
     ),
@@ -217,6 +221,54 @@ VALUES = [
 def test_bad_values(refused, flag, value, sentence):
     """A value that cannot be used is repeated, with what is allowed."""
     assert refused(*CARTPOLE, flag, value) == sentence
+
+
+OF_OTHERS = [
+    (
+        "dqn --env Pendulum-v1",
+        "DQN takes discrete actions, but the action space is Box(low=-2.0, high=2.0, shape=(1,), "
+        "dtype=float32); PPO, A2C, A3C, actor-critic and REINFORCE take that.",
+    ),
+    (
+        "dqn --env CartPole-v1 --priority-exponent 1.5",
+        "priority_exponent is 1.5, but must be a finite number at least 0 and at most 1.",
+    ),
+    (
+        "dqn --env CartPole-v1 --importance-exponent=-0.1",
+        "importance_exponent is -0.1, but must be a finite number at least 0 and at most 1.",
+    ),
+    (
+        "dqn --env CartPole-v1 --buffer-size 32",
+        "buffer_size is 32, but must be at least batch_size = 64.",
+    ),
+    (
+        "dqn --env CartPole-v1 --buffer-size 1100 --n-step 1200",
+        "buffer_size is 1100, but must be at least n_step = 1200.",
+    ),
+    (
+        "dqn --env CartPole-v1 --buffer-size 999",
+        "buffer_size is 999, but must be at least learning_starts, in whole rows of num_envs, "
+        "= 1000.",
+    ),
+    (
+        "dqn --env CartPole-v1 --v-min 5 --v-max 5",
+        "v_min is 5.0, but must be below v_max, which is 5.0.",
+    ),
+    (
+        "a3c --env CartPole-v1 --num-workers 6",
+        "num_workers is 6, which does not divide num_envs = 16; the nearest number that does is 4.",
+    ),
+    (
+        "a2c --env CartPole-v1 --optimizer adm",
+        "optimizer is 'adm', but must be one of rmsprop, adam; did you mean 'adam'?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), OF_OTHERS, ids=lambda x: x[:60])
+def test_bad_values_of_the_other_algorithms(refused, words, sentence):
+    """What one algorithm asks for that the others do not."""
+    assert refused("train", *words.split()) == sentence
 
 
 @pytest.mark.parametrize(("given", "nearest"), [("7", 8), ("5000", 2048), ("48", 32)])
@@ -335,8 +387,8 @@ def test_config_of_another_version(refused, tmp_path, run):
     assert refused("evaluate", "run") == (
         "clip_rnage is not a field of the configuration; did you mean 'clip_range'?"
     )
-    path.write_text(json.dumps({**record, "algo": "a2c"}))
-    assert refused("evaluate", "run") == "run holds a run of the unknown algorithm 'a2c'."
+    path.write_text(json.dumps({**record, "algo": "sarsa"}))
+    assert refused("evaluate", "run") == "run holds a run of the unknown algorithm 'sarsa'."
 
 
 def test_bad_evaluations(refused, run):
@@ -404,11 +456,30 @@ def test_help_lists_commands(capsys, words):
 
 @pytest.mark.parametrize("words", [["train"], ["train", "--help"]])
 def test_help_lists_algorithms(capsys, words):
-    """Every algorithm with its one line."""
+    """Every algorithm with its one line, and the actions that it takes."""
     assert main(words) == 0
     out = capsys.readouterr().out
+    assert set(ALGORITHMS) == {"reinforce", "actor_critic", "a2c", "a3c", "dqn", "ppo"}
     for name, module in ALGORITHMS.items():
-        assert f"  {name:10} {module.__doc__.splitlines()[0]}\n" in out
+        actions = "discrete" if name == "dqn" else "discrete, multi-discrete, continuous"
+        assert f"  {name:13} {module.__doc__.splitlines()[0]} Actions: {actions}.\n" in out
+
+
+def test_environments_are_listed_with_their_algorithms(capsys):
+    """DQN takes discrete actions only; the others take all."""
+    assert main(["envs"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert rows["name"].split()[-1] == "algorithms"
+    assert rows["CartPole-v1"].endswith("500         all")
+    assert rows["Pendulum-v1"].endswith("200         all but dqn")
+
+
+def test_presets(capsys):
+    """A preset is other defaults, which flags still override."""
+    assert "--presetPRESET" in text(["train", "dqn", "--help"], capsys)
+    assert "--preset" not in text(["train", "ppo", "--help"], capsys)
+    given = _preset(dqn.PRESETS, "rainbow") | {"n_step": 5}
+    assert _build(dqn.Config, given) == dataclasses.replace(dqn.RAINBOW, n_step=5)
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
@@ -475,11 +546,11 @@ def test_users_own_envs_folder(tmp_path):
     done = python(tmp_path, "-m", "rlax_lab", "envs", **variables)
     assert (done.returncode, done.stderr) == (0, "")
     header, *rows = done.stdout.splitlines()
-    assert header.split() == ["name", "observation", "actions", "time", "limit"]
+    assert header.split() == ["name", "observation", "actions", "time", "limit", "algorithms"]
     assert [row.split()[0] for row in rows] == list(gymnax.registered_envs)
     assert len(rows) == 26
     row = next(row for row in rows if row.startswith("CartPole-v1 "))
-    assert row.split() == ["CartPole-v1", "(4,)", "float32", "discrete", "2", "500"]
+    assert row.split() == ["CartPole-v1", "(4,)", "float32", "discrete", "2", "500", "all"]
 
 
 def test_floats_for_whole_numbers(run):

@@ -22,13 +22,25 @@ def final_returns(name, seeds, folder, monkeypatch):
     return summary["final_return"], learning.EXPERIMENTS[name].target
 
 
-def test_ppo_solves_cartpole_with_every_seed(tmp_path, monkeypatch):
-    final, target = final_returns("ppo_cartpole", 10, tmp_path / "run", monkeypatch)
+@pytest.mark.parametrize("name", ["reinforce", "actor_critic", "a2c", "a3c", "ppo"])
+def test_solves_cartpole(name, tmp_path, monkeypatch):
+    """A2C, A3C and PPO with every seed, the older two on average."""
+    final, target = final_returns(f"{name}_cartpole", 10, tmp_path / "run", monkeypatch)
+    assert final["mean"] >= target
+    if name in ("a2c", "a3c", "ppo"):
+        assert min(final["per_seed"]) >= target
+
+
+@pytest.mark.slow
+def test_dqn_solves_cartpole_with_every_seed(tmp_path, monkeypatch):
+    final, target = final_returns("dqn_cartpole", 10, tmp_path / "run", monkeypatch)
     assert min(final["per_seed"]) >= target
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ppo_pendulum", "ppo_acrobot"])
+@pytest.mark.parametrize(
+    "name", ["a2c_acrobot", "dqn_acrobot", "ppo_acrobot", "a2c_pendulum", "ppo_pendulum"]
+)
 def test_reaches_its_target(name, tmp_path, monkeypatch):
     final, target = final_returns(name, 5, tmp_path / "run", monkeypatch)
     assert final["mean"] >= target

@@ -411,11 +411,11 @@ def test_other_environment_is_refused(start, reference, hash_seed):
 def test_other_algorithm_is_refused(copy, capsys):
     """The folder of another algorithm's run is refused."""
     record = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**record, "algo": "a2c"}))
+    (copy / "config.json").write_text(json.dumps({**record, "algo": "sarsa"}))
     assert main([*TRAIN, "--out", str(copy), "--resume"]) == 2
     assert capsys.readouterr() == (
         "",
-        f"rlax-lab: {copy} was started with algo 'a2c', not 'ppo'; a run resumes only under its "
+        f"rlax-lab: {copy} was started with algo 'sarsa', not 'ppo'; a run resumes only under its "
         "own configuration.\n",
     )
 
