@@ -80,7 +80,7 @@ EXPERIMENTS = {
     "dqn_cartpole": Experiment(
         "dqn",
         "CartPole-v1",
-        "--total-steps 50000",
+        "--total-steps 50000 --n-step 3 --double --learning-rate 2e-3",
         475.0,
         f"{CARTPOLE.format('50k')}; 498.4 +- 2.3 at 500k (CleanRL, 3 seeds, training)",
     ),
@@ -102,7 +102,8 @@ EXPERIMENTS = {
     "dqn_acrobot": Experiment(
         "dqn",
         "Acrobot-v1",
-        "--total-steps 60000 --num-gradient-steps 16 --buffer-size 50000 --learning-rate 1e-3",
+        "--total-steps 60000 --num-gradient-steps 16 --buffer-size 50000 --learning-rate 1e-3 "
+        "--target-period 50",
         -85.0,
         "-76.6 at 100k steps (SB3 zoo, one run); -88.9 at 500k (CleanRL, 3 seeds, training)",
     ),

@@ -34,7 +34,7 @@ class Config(model.ModelConfig):
         choices=tuple(networks.ACTIVATIONS),
     )
     total_steps: int = setting(
-        50_000, "environment steps per seed, rounded up to whole updates", low=1
+        150_000, "environment steps per seed, rounded up to whole updates", low=1
     )
     num_envs: int = setting(8, "parallel environments per seed", low=1)
     num_steps: int = setting(8, "steps per environment and update", low=1)
@@ -48,7 +48,7 @@ class Config(model.ModelConfig):
     learning_starts: int = setting(
         1000, "steps of a uniformly random policy before the first update (paper: 50k)", low=1
     )
-    learning_rate: float = setting(2e-3, "Adam's step size (chosen on CartPole-v1)", above=0)
+    learning_rate: float = setting(1e-3, "Adam's step size (chosen on CartPole-v1)", above=0)
     anneal_learning_rate: bool = setting(True, "learning rate to 0, linearly over the run")
     adam_eps: float = setting(1.5e-4, "Adam's epsilon (Hessel et al. 2018: 1.5e-4)", above=0)
     max_grad_norm: float | None = setting(
@@ -58,7 +58,7 @@ class Config(model.ModelConfig):
     )
     gamma: float = setting(0.99, "discount per step (paper: 0.99)", low=0, high=1)
     target_period: int = setting(
-        50, "gradient steps between two updates of the target network (paper: 10k)", low=1
+        100, "gradient steps between two updates of the target network (paper: 10k)", low=1
     )
     tau: float = setting(
         1.0,
