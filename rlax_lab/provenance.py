@@ -58,7 +58,9 @@ def _commit() -> str | None:
 
     try:
         commit = git("rev-parse", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        # Results written a moment ago are no change to what made them.
+        words = "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"
+        changed = git(*words)
     except OSError:
         return None
     return (commit + ("-modified" if changed else "")) or None
