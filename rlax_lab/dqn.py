@@ -34,7 +34,7 @@ class Config(model.ModelConfig):
         choices=tuple(networks.ACTIVATIONS),
     )
     total_steps: int = setting(
-        150_000, "environment steps per seed, rounded up to whole updates", low=1
+        100_000, "environment steps per seed, rounded up to whole updates", low=1
     )
     num_envs: int = setting(8, "parallel environments per seed", low=1)
     num_steps: int = setting(8, "steps per environment and update", low=1)
