@@ -90,6 +90,31 @@ def monte_carlo(r, discount, v, ends):
     return result
 
 
+def n_step(r, discount, ends, n):
+    """Up to n rewards from each row on, the weight of what follows them, and the last row summed.
+
+    Sutton and Barto (2018), equation 7.1; an episode's end is the last row at the latest.
+    """
+    r, discount = (np.float64(x) for x in (r, discount))
+    shape = len(r) - n + 1, r.shape[1]
+    total, weight, last = np.zeros(shape), np.ones(shape), np.zeros(shape, int)
+    for i in range(shape[1]):
+        for t in range(shape[0]):
+            last[t, i] = min(_episode_end(ends, t, i), t + n - 1)
+            for row in range(t, last[t, i] + 1):
+                total[t, i] += weight[t, i] * r[row, i]
+                weight[t, i] *= discount[row, i]
+    return total, weight, last
+
+
+def policy_gradient(log_prob, advantage):
+    """Minus the mean of log pi times the advantage."""
+    total = 0.0
+    for l, a in zip(*map(np.float64, (log_prob, advantage)), strict=True):
+        total += l * a
+    return -total / len(log_prob)
+
+
 def clipped_surrogate(log_prob, old_log_prob, advantage, clip_range):
     """Schulman et al. (2017), equation 7, negated."""
     total = 0.0
@@ -132,6 +157,44 @@ def clipped_squared_error(value, old_value, target, clip_range):
     return total / 2 / len(value)
 
 
+def huber(error, threshold):
+    """Huber (1964) of one error: a parabola that goes on as its tangents beyond the threshold."""
+    if abs(error) <= threshold:
+        return error**2 / 2
+    return threshold**2 / 2 + threshold * (abs(error) - threshold)
+
+
+def project_distribution(atoms, probabilities, r, discount):
+    """Bellemare et al. (2017), algorithm 1, for one distribution.
+
+    Where the algorithm finds an atom itself, l = u, it would lose the probability: kept here.
+    """
+    atoms, result = np.float64(atoms), np.zeros(len(atoms))
+    spacing = (atoms[-1] - atoms[0]) / (len(atoms) - 1)
+    for z, p in zip(atoms, np.float64(probabilities), strict=True):
+        moved = max(atoms[0], min(r + discount * z, atoms[-1]))
+        b = min((moved - atoms[0]) / spacing, len(atoms) - 1)
+        l, u = math.floor(b), math.ceil(b)
+        if l == u:
+            result[l] += p
+        else:
+            result[l] += p * (u - b)
+            result[u] += p * (b - l)
+    return result
+
+
+def quantile_huber(quantiles, target, threshold):
+    """Dabney et al. (2018), equations 9 and 10 and algorithm 1, for one distribution."""
+    quantiles, target, total = np.float64(quantiles), np.float64(target), 0.0
+    for i, theta in enumerate(quantiles):
+        tau = (2 * i + 1) / (2 * len(quantiles))
+        for sample in target:
+            u = sample - theta
+            weight = 1 - tau if u < 0 else tau
+            total += weight * huber(u, threshold) / threshold / len(target)
+    return total
+
+
 def gradient(f, x, step=1e-6):
     """Central finite differences of the scalar function `f` at the vector `x`, in float64."""
     x = np.float64(x)
@@ -148,6 +211,60 @@ def probabilities(logits):
     logits = np.float64(logits)
     weights = [math.exp(x - max(logits)) for x in logits]
     return np.array(weights) / math.fsum(weights)
+
+
+def epsilon_greedy(values, epsilon):
+    """Probabilities of one vector of values; the least float rules an action out."""
+    allowed = [i for i, v in enumerate(values) if v > np.finfo(np.float32).min]
+    best = allowed[0]
+    for i in allowed:
+        if values[i] > values[best]:
+            best = i
+    result = np.zeros(len(values))
+    for i in allowed:
+        result[i] = epsilon / len(allowed)
+    result[best] += 1 - epsilon
+    return result
+
+
+def importance_weights(probabilities, size, beta):
+    """Schaul et al. (2016), section 3.4: (N P)^-beta, over the largest in the batch."""
+    weights = [(size * p) ** -beta for p in np.float64(probabilities)]
+    return np.array(weights) / max(weights)
+
+
+def clip_by_norm(gradients, limit):
+    """Gradients ``[steps, d]``, each step's scaled as a whole to a norm of at most `limit`."""
+    result = np.float64(gradients)
+    for g in result:
+        norm = math.sqrt(math.fsum(x * x for x in g))
+        if norm > limit:
+            g *= limit / norm
+    return result
+
+
+def rmsprop(gradients, decay, eps):
+    """Directions for ``[steps, d]`` of Mnih et al. (2016), equation 8: d / sqrt(g + eps)."""
+    gradients = np.float64(gradients)
+    square, result = np.zeros(gradients.shape[1]), np.zeros(gradients.shape)
+    for t, row in enumerate(gradients):
+        for i, d in enumerate(row):
+            square[i] = decay * square[i] + (1 - decay) * d**2
+            result[t, i] = d / math.sqrt(square[i] + eps)
+    return result
+
+
+def adam(gradients, eps):
+    """Directions for ``[steps, d]`` of Kingma and Ba (2015), algorithm 1, with its defaults."""
+    gradients = np.float64(gradients)
+    (first, second), result = np.zeros((2, gradients.shape[1])), np.zeros(gradients.shape)
+    for t, row in enumerate(gradients):
+        for i, g in enumerate(row):
+            first[i] = 0.9 * first[i] + 0.1 * g
+            second[i] = 0.999 * second[i] + 0.001 * g**2
+            root = math.sqrt(second[i] / (1 - 0.999 ** (t + 1)))
+            result[t, i] = first[i] / (1 - 0.9 ** (t + 1)) / (root + eps)
+    return result
 
 
 def tanh_gaussian_log_prob(raw, mean, std, half_width):

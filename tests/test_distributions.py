@@ -17,6 +17,7 @@ from rlax_lab.distributions import (
     MultiCategorical,
     TanhGaussian,
     action_head,
+    epsilon_greedy,
 )
 from rlax_lab.errors import InputError
 from tests import reference
@@ -137,6 +138,68 @@ def test_masked_gradients_are_those_of_the_allowed_actions(name):
     for g in (gradient, direct):
         np.testing.assert_array_equal(g[~MASK], 0.0)
         np.testing.assert_allclose(g[MASK], expected, rtol=1e-5, atol=1e-7)
+
+
+# --- Epsilon-greedy ---
+
+LEAST = np.finfo(np.float32).min
+epsilons = st.sampled_from([0.0, 0.05, 0.5, 1.0])
+
+
+@jax.jit
+def epsilon_greedy_summary(values, epsilon):
+    p = epsilon_greedy(values, epsilon)
+    return jnp.exp(p.log_probs), p.mode(), p.sample(KEY)
+
+
+@given(seeds, epsilons, st.sampled_from([1e-3, 1.0, 1e6]))
+def test_epsilon_greedy_matches_the_loop(seed, epsilon, scale):
+    """Probabilities of 16 random rows, some actions tied and some masked; the mode is the best."""
+    rng = np.random.default_rng(seed)
+    values = (scale * rng.integers(-2, 3, (16, 5))).astype(np.float32)
+    values[rng.random((16, 5)) < 0.3] = LEAST
+    values[np.arange(16), rng.integers(0, 5, 16)] = 0  # one action is always allowed
+    probabilities, mode, draw = epsilon_greedy_summary(values, epsilon)
+    expected = np.array([reference.epsilon_greedy(row, epsilon) for row in values])
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-5)
+    np.testing.assert_array_equal(np.asarray(probabilities) == 0, expected == 0)
+    assert np.all(expected[np.arange(16), draw] > 0)
+    if epsilon < 1:
+        np.testing.assert_array_equal(mode, np.argmax(expected, axis=1))
+
+
+def test_epsilon_greedy_by_hand():
+    """The first of two best, of which it is the only one without epsilon; a mask; one action."""
+    values = jnp.float32([[1, 3, 3, 2], [9, LEAST, LEAST, 7], [LEAST, LEAST, -1, LEAST]])
+    for epsilon, expected in [
+        (0.0, [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]]),
+        (0.4, [[0.1, 0.7, 0.1, 0.1], [0.8, 0, 0, 0.2], [0, 0, 1, 0]]),
+        (1.0, [[0.25, 0.25, 0.25, 0.25], [0.5, 0, 0, 0.5], [0, 0, 1, 0]]),
+    ]:
+        ours = epsilon_greedy_summary(values, epsilon)[0]
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Rlax .* will be deprecated:PendingDeprecationWarning")
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 1.0])
+def test_epsilon_greedy_agrees_with_rlax(epsilon):
+    """The same probabilities without ties, which rlax breaks by chance, and without masks."""
+    values = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    theirs = rlax.epsilon_greedy(epsilon).probs(values)
+    ours = jnp.exp(epsilon_greedy(jnp.asarray(values), epsilon).log_probs)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_epsilon_greedy_draws_have_its_frequencies():
+    """Chi-square of 20,000 draws, none masked; against half the epsilon the same test fails."""
+    values = jnp.float32([0.3, LEAST, 5.0, 0.2, LEAST, 0.1])
+    draws = repeated(epsilon_greedy(values, 0.2)).sample(KEY)
+    counts = np.bincount(draws, minlength=6)
+    allowed = np.asarray(values) > LEAST
+    assert not np.any(counts[~allowed])
+    for epsilon, right in ((0.2, True), (0.1, False)):
+        expected = DRAWS * reference.epsilon_greedy(values, epsilon)[allowed]
+        assert (stats.chisquare(counts[allowed], expected).pvalue > ALPHA) == right
 
 
 # --- MultiCategorical ---

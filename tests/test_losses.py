@@ -42,6 +42,40 @@ def check_value_and_gradient(loss, expected, *arguments):
     np.testing.assert_allclose(gradient, differences, **TOLERANCE)
 
 
+@given(seeds)
+def test_policy_gradient(seed):
+    """Minus the mean of log pi times the advantage, and its gradient."""
+    log_prob, _, advantage = random_policies(seed)
+    check_value_and_gradient(losses.policy_gradient, reference.policy_gradient, log_prob, advantage)
+
+
+def test_policy_gradient_leaves_the_advantage_alone():
+    """No gradient reaches the advantage, though it may come from the network that learns."""
+    log_prob, _, advantage = random_policies(0)
+    to_both = jax.grad(losses.policy_gradient, argnums=(0, 1))(log_prob, advantage)
+    np.testing.assert_allclose(to_both[0], -advantage / SIZE, rtol=1e-6)
+    np.testing.assert_array_equal(to_both[1], 0)
+
+
+@pytest.mark.filterwarnings("ignore:Rlax .* will be deprecated:PendingDeprecationWarning")
+def test_rlax_agrees_on_the_policy_gradient():
+    """Through a softmax, rlax's loss of logits has the same value and gradient."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(SIZE, 5)).astype(np.float32)
+    advantage, action = rng.normal(size=SIZE).astype(np.float32), rng.integers(0, 5, SIZE)
+
+    def ours(logits):
+        return losses.policy_gradient(
+            jax.nn.log_softmax(logits)[np.arange(SIZE), action], advantage
+        )
+
+    def theirs(logits):
+        return rlax.policy_gradient_loss(logits, action, advantage, jnp.ones(SIZE))
+
+    for a, b in zip(*(jax.value_and_grad(f)(logits) for f in (ours, theirs)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
 @given(seeds, clip_ranges)
 def test_clipped_surrogate(seed, clip_range):
     """Equation 7 of the PPO paper and its gradient, at ratios inside and outside the band."""
@@ -147,6 +181,7 @@ def test_the_kl_estimate_is_unbiased():
 @pytest.mark.parametrize(
     ("loss", "arrays", "rest"),
     [
+        (losses.policy_gradient, 2, ()),
         (losses.clipped_surrogate, 3, (0.2,)),
         (losses.surrogate, 3, ()),
         (losses.approximate_kl, 2, ()),
@@ -160,3 +195,143 @@ def test_shapes_must_match(loss, arrays, rest, shape):
         arguments = [np.zeros(shape if i == j else 4, np.float32) for j in range(arrays)]
         with pytest.raises(AssertionError):
             loss(*arguments, *rest)
+
+
+# --- Huber ---
+
+thresholds = st.sampled_from([0.1, 1.0, 2.5])
+fast_huber = jax.jit(jax.vmap(jax.value_and_grad(losses.huber), in_axes=(0, None)))
+
+
+@given(seeds, thresholds)
+def test_huber(seed, threshold):
+    """A parabola between the thresholds, lines beyond; its gradient is the clipped error."""
+    error = 2 * np.random.default_rng(seed).normal(size=SIZE).astype(np.float32)
+    error[:4] = 0, threshold, -threshold, 1e6
+    value, gradient = fast_huber(error, threshold)
+    expected = [reference.huber(float(e), float(np.float32(threshold))) for e in error]
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    clipped = np.clip(error, -threshold, threshold)
+    np.testing.assert_allclose(gradient, clipped, rtol=1e-6, atol=1.2e-7 * threshold)
+    np.testing.assert_allclose(value, rlax.huber_loss(error, threshold), rtol=1e-5)
+
+
+def test_huber_of_an_error_whose_square_is_too_large():
+    """Where float32 cannot hold the square, value and gradient are still right."""
+    value, gradient = fast_huber(np.float32([1e30, -1e30]), 1.0)
+    np.testing.assert_allclose(value, [1e30, 1e30], rtol=1e-6)
+    np.testing.assert_array_equal(gradient, [1, -1])
+
+
+# --- Categorical return distributions ---
+
+project = jax.jit(losses.project_distribution)
+supports = st.sampled_from([(-10.0, 10.0), (0.0, 100.0), (-1.0, 0.3)])
+
+
+def random_distributions(seed, v_min, v_max, atoms=11):
+    """Atoms, and probabilities, rewards within the range and discounts of 16 rows."""
+    rng = np.random.default_rng(seed)
+    support = np.linspace(v_min, v_max, atoms, dtype=np.float32)
+    probabilities = rng.dirichlet(np.full(atoms, 0.5), SIZE).astype(np.float32)
+    r_t = ((v_max - v_min) * rng.uniform(-0.5, 0.5, SIZE)).astype(np.float32)
+    return support, probabilities, r_t, rng.uniform(0, 1, SIZE).astype(np.float32)
+
+
+@given(seeds, supports)
+def test_project_distribution(seed, support):
+    """Algorithm 1 of the C51 paper, row by row; some rewards and discounts are extreme."""
+    atoms, probabilities, r_t, discount = random_distributions(seed, *support)
+    discount[:4] = 0, 1, 0, 1
+    r_t[2:6] = 0, 0, 1e4, -1e4
+    ours = project(atoms, probabilities, r_t, discount)
+    expected = [
+        reference.project_distribution(atoms, p, float(r), float(d))
+        for p, r, d in zip(probabilities, r_t, discount, strict=True)
+    ]
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(np.sum(ours, axis=1), 1, rtol=1e-5)
+    assert np.min(ours) >= 0
+    moved = r_t[:, None] + discount[:, None] * atoms
+    theirs = jax.vmap(rlax.categorical_l2_project, in_axes=(0, 0, None))(
+        moved, probabilities, jnp.asarray(atoms)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
+@given(seeds)
+def test_projection_keeps_the_mean_unless_it_clips(seed):
+    """The mean moves to r + discount mean; where some of it leaves the range, it does not."""
+    atoms, probabilities, r_t, discount = random_distributions(seed, -10.0, 10.0)
+    r_t *= 1 - discount  # within +-10 (1 - discount): nothing leaves
+    means = r_t + discount * (probabilities @ atoms)
+    np.testing.assert_allclose(
+        project(atoms, probabilities, r_t, discount) @ atoms, means, rtol=1e-4, atol=1e-4
+    )
+    clipped = project(atoms, probabilities, r_t + 20, discount) @ atoms
+    assert np.all(clipped < means + 20)
+
+
+def test_projection_by_hand():
+    """On atoms 0 to 4: a shift by one or a half, a terminal reward, and a reward off either end."""
+    atoms, start = jnp.arange(5.0), jnp.float32([[0, 0.5, 0.25, 0.25, 0]])
+    for r, discount, expected in [
+        (0, 1, [0, 0.5, 0.25, 0.25, 0]),
+        (1, 1, [0, 0, 0.5, 0.25, 0.25]),
+        (0.5, 1, [0, 0.25, 0.375, 0.25, 0.125]),
+        (2, 1, [0, 0, 0, 0.5, 0.5]),
+        (3, 0, [0, 0, 0, 1, 0]),
+        (2.25, 0, [0, 0, 0.75, 0.25, 0]),
+        (0, 0.5, [0.25, 0.625, 0.125, 0, 0]),
+        (9, 1, [0, 0, 0, 0, 1]),
+        (-9, 1, [1, 0, 0, 0, 0]),
+    ]:
+        ours = project(atoms, start, jnp.float32([r]), jnp.float32([discount]))
+        np.testing.assert_array_equal(ours, [expected])
+
+
+# --- Quantiles ---
+
+
+@jax.jit
+def fast_quantile_huber(quantiles, target, threshold):
+    gradient = jax.grad(lambda q: jnp.sum(losses.quantile_huber(q, target, threshold)))
+    return losses.quantile_huber(quantiles, target, threshold), gradient(quantiles)
+
+
+@given(seeds, thresholds)
+def test_quantile_huber(seed, threshold):
+    """Equation 10 of the QR-DQN paper and its gradient, for 5 quantiles and 7 targets."""
+    rng = np.random.default_rng(seed)
+    quantiles, target = (rng.normal(size=(3, n)).astype(np.float32) for n in (5, 7))
+    value, gradient = fast_quantile_huber(quantiles, target, threshold)
+    threshold = float(np.float32(threshold))
+    theirs = jax.vmap(rlax.quantile_regression_loss, in_axes=(0, None, 0, None))
+    midpoints = jnp.float32([0.1, 0.3, 0.5, 0.7, 0.9])
+    # Theirs is not divided by the threshold, ours is as in the paper.
+    np.testing.assert_allclose(
+        value * threshold, theirs(quantiles, midpoints, target, threshold), **TOLERANCE
+    )
+    for i in range(3):
+        np.testing.assert_allclose(
+            value[i], reference.quantile_huber(quantiles[i], target[i], threshold), **TOLERANCE
+        )
+        differences = reference.gradient(
+            lambda q, y=target[i]: reference.quantile_huber(q, y, threshold), quantiles[i]
+        )
+        np.testing.assert_allclose(gradient[i], differences, rtol=1e-4, atol=1e-5)
+
+
+def test_the_quantiles_minimise_their_loss():
+    """With a small threshold, at the quantiles of skewed samples the loss is least, on each axis.
+
+    The samples are those at the midpoints, five to a quantile, so the quantiles are every fifth.
+    """
+    target = np.sort(np.random.default_rng(0).exponential(size=25)).astype(np.float32)
+    best = target[2::5]
+    loss = jax.jit(lambda q: losses.quantile_huber(q[None], target[None], 1e-3)[0])
+    least = loss(best)
+    for i in range(5):
+        for step in (-0.05, 0.05):
+            assert loss(best + step * np.eye(5, dtype=np.float32)[i]) > least
+    assert loss(best[::-1]) > least  # the lowest output is the lowest quantile

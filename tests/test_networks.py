@@ -80,6 +80,42 @@ def test_nature_cnn_scales_bytes_but_not_floats():
         assert_orthogonal(w, np.sqrt(2))
 
 
+# --- MinAtarCNN ---
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(4, jnp.bool_), (10, jnp.float32)])
+def test_minatar_cnn_has_the_published_size(channels, dtype):
+    """16 filters of 3x3 and 128 units, from [B, 10, 10, C] of any type to float32 [B, 128]."""
+    observation = jax.ShapeDtypeStruct((3, 10, 10, channels), dtype)
+    features, params = shapes(networks.MinAtarCNN(), observation)
+    assert (features.shape, features.dtype) == ((3, 128), jnp.float32)
+    convolution = (3 * 3 * channels + 1) * 16
+    assert networks.count_parameters(params) == convolution + (8 * 8 * 16 + 1) * 128
+
+
+def test_patch_conv_is_a_convolution():
+    """On a 6 by 5 image, the same numbers as flax's own convolution with the same weights."""
+    x = np.random.default_rng(1).normal(size=(2, 6, 5, 3)).astype(np.float32)
+    module = networks.PatchConv(4, 3)
+    params = made_up(shapes(module, x)[1])
+    theirs = nn.Conv(4, (3, 3), padding="VALID").apply(params, x)
+    assert theirs.shape == (2, 4, 3, 4)
+    np.testing.assert_allclose(module.apply(params, x), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_minatar_cnn_starts_orthogonal_and_takes_pixels_as_they_are():
+    """Gain sqrt 2, no biases, no negative feature; bytes are not scaled, as they are 0 or 1."""
+    image = np.random.default_rng(0).integers(0, 2, (2, 5, 4, 3), np.uint8)
+    module = networks.MinAtarCNN()
+    features, params = jax.jit(module.init_with_output)(KEY, image)
+    np.testing.assert_array_equal(module.apply(params, image.astype(bool)), features)
+    np.testing.assert_allclose(module.apply(params, 3 * image), 3 * features, rtol=1e-4, atol=1e-4)
+    assert np.min(features) == 0 < np.max(features)
+    assert len(kernels(params)) == 2
+    for w in kernels(params).values():
+        assert_orthogonal(w, np.sqrt(2))
+
+
 # --- MLP ---
 
 
@@ -185,6 +221,69 @@ def test_free_outputs_do_not_look_at_the_observation():
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(module.apply(p, x)[0][:, 3:])))(params)["params"]
     np.testing.assert_array_equal(gradient.pop("free"), [4, 4, 4])
     assert all(np.all(g == 0) for g in jax.tree.leaves(gradient))
+
+
+# --- QNetwork ---
+
+
+def q_network(**kwargs):
+    return networks.QNetwork(partial(networks.MLP, (8,), "tanh"), 3, **kwargs)
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("atoms", [None, 1, 5])
+def test_q_network_size(atoms, dueling):
+    """A number, or K of them, per action; dueling adds a hidden layer per stream and a value."""
+    values, params = shapes(q_network(num_atoms=atoms, dueling=dueling), jnp.zeros((7, 4)))
+    assert values.shape == ((7, 3) if atoms is None else (7, 3, atoms))
+    k = atoms or 1
+    size = (4 + 1) * 8 + (8 + 1) * 3 * k
+    if dueling:
+        size += 2 * (8 + 1) * 8 + (8 + 1) * k
+    assert networks.count_parameters(params) == size
+
+
+def q_by_hand(params, x, dueling, atoms):
+    """Action values ``[B, 3, K]`` in float64, from the weights."""
+    weights = params["params"]
+
+    def layer(x, name):
+        return x @ np.float64(weights[name]["kernel"]) + weights[name]["bias"]
+
+    torso = weights["MLP_0"]["Dense_0"]
+    features = np.tanh(np.float64(x) @ torso["kernel"] + torso["bias"])
+    if not dueling:
+        return layer(features, "Dense_0").reshape(-1, 3, atoms)
+    advantage = layer(np.maximum(layer(features, "Dense_0"), 0), "Dense_1").reshape(-1, 3, atoms)
+    value = layer(np.maximum(layer(features, "Dense_2"), 0), "Dense_3").reshape(-1, 1, atoms)
+    return value + advantage - (advantage[:, :1] + advantage[:, 1:2] + advantage[:, 2:]) / 3
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("atoms", [None, 5])
+def test_q_network_by_hand(atoms, dueling):
+    """Plain values from a layer on the torso; V + A - mean A of two streams (equation 9)."""
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    module = q_network(num_atoms=atoms, dueling=dueling)
+    params = made_up(shapes(module, x)[1])
+    expected = q_by_hand(params, x, dueling, atoms or 1)
+    expected = expected if atoms else expected[..., 0]
+    np.testing.assert_allclose(module.apply(params, x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("atoms", [None, 5])
+def test_dueling_streams_are_identifiable(atoms):
+    """More advantage for every action changes nothing; more value is more for every action."""
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    module, k = q_network(num_atoms=atoms, dueling=True), atoms or 1
+    params = made_up(shapes(module, x)[1])
+    q = np.asarray(module.apply(params, x)).reshape(6, 3, k)
+    more = np.arange(1, 1 + k, dtype=np.float32)
+    for name, copies, expected in (("Dense_1", 3, q), ("Dense_3", 1, q + more)):
+        raised = jax.tree.map(np.copy, params)
+        raised["params"][name]["bias"] += np.tile(more, copies)
+        ours = np.asarray(module.apply(raised, x)).reshape(6, 3, k)
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 # --- policy.make: environments, and modules of a user's own ---
@@ -328,6 +427,19 @@ def test_nature_cnn_takes_images_alone(env, seen):
         f"torso is 'nature_cnn', but observations have shapes {seen}; it takes one image "
         "[height, width, channels] of at least 36x36: use 'mlp'."
     )
+
+
+def test_minatar_cnn_takes_images_alone():
+    """Vectors and images too small for a 3x3 filter are refused; one that fits it is taken."""
+    for env, seen in ((probes.ObservationReward(), [(1,)]), (Image(2), [(2, 2, 3)])):
+        assert refusal(env, torso="minatar_cnn") == (
+            f"torso is 'minatar_cnn', but observations have shapes {seen}; it takes one image "
+            "[height, width, channels] of at least 3x3: use 'mlp'."
+        )
+    pi = make(Image(3, masked=True), torso="minatar_cnn", shared_torso=True)
+    params = jax.eval_shape(pi.init, KEY)
+    sizes = (3 * 3 * 3 + 1) * 16 + (16 + 1) * 128 + (128 + 1) * (2 + 1)
+    assert networks.count_parameters(params.network) == sizes
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -10,10 +10,11 @@ import rlax
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlax_lab.returns import gae, lambda_returns
+from rlax_lab.returns import gae, lambda_returns, n_step
 from tests import reference
 
 fast_gae, fast_lambda_returns = jax.jit(gae), jax.jit(lambda_returns)
+fast_n_step = jax.jit(n_step, static_argnames="n")
 
 # float32 against float64, for sums of up to a dozen numbers of order 1.
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -196,3 +197,98 @@ def test_shapes_must_match(shape, argument):
     if argument != 2:
         with pytest.raises(AssertionError):
             lambda_returns(*arrays[:2], *arrays[3:], 0.95)
+
+
+# --- n_step ---
+
+
+def check_n_step(case, n):
+    """`n_step` gives the sums, weights and last rows of the loop."""
+    r_t, discount, _, _, ends = case
+    total, weight, last = fast_n_step(r_t, discount, ends, n)
+    expected = reference.n_step(r_t, discount, ends, n)
+    np.testing.assert_allclose(total, expected[0], **TOLERANCE)
+    np.testing.assert_allclose(weight, expected[1], **TOLERANCE)
+    np.testing.assert_array_equal(last, expected[2])
+
+
+@given(trajectories(), st.data())
+def test_n_step_matches_the_loop(case, data):
+    """Random episodes and discounts, for n of one, a few and all the rows."""
+    rows = len(case[0])
+    check_n_step(case, data.draw(st.sampled_from(sorted({1, min(3, rows), rows}))))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_n_step_of_every_pattern_of_four_steps(n):
+    """Each of the 81 ways to end episodes within four steps."""
+    check_n_step(trajectory(np.random.default_rng(0), *every_pattern(4), 0.9), n)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4])
+def test_n_step_bootstrapped_is_the_monte_carlo_return_of_n_rows(n):
+    """With what followed the last row it is the return with lambda 1 of the n rows alone."""
+    r_t, discount, _, v_t, ends = trajectory(np.random.default_rng(2), *every_pattern(4), 0.9)
+    total, weight, last = fast_n_step(r_t, discount, ends, n)
+    ours = total + weight * np.take_along_axis(v_t, np.asarray(last), axis=0)
+    for t in range(4 - n + 1):
+        rows = [x[t : t + n] for x in (r_t, discount, v_t, ends)]
+        np.testing.assert_allclose(ours[t], fast_lambda_returns(*rows, 1.0)[0], **TOLERANCE)
+        np.testing.assert_allclose(ours[t], reference.monte_carlo(*rows)[0], **TOLERANCE)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9])
+def test_rlax_agrees_on_n_step_returns(n):
+    """rlax gives the same where no episode ends and n rows are left (it shortens the last ones)."""
+    no = np.zeros((9, 4), bool)
+    r_t, discount, _, v_t, ends = trajectory(np.random.default_rng(5), no, no, 0.97, True)
+    total, weight, last = fast_n_step(r_t, discount, ends, n)
+    theirs = jax.vmap(
+        lambda r, d, v: rlax.n_step_bootstrapped_returns(r, d, v, n), in_axes=1, out_axes=1
+    )(r_t, discount, v_t)
+    ours = total + weight * np.take_along_axis(v_t, np.asarray(last), axis=0)
+    np.testing.assert_allclose(ours, theirs[: 9 - n + 1], **TOLERANCE)
+
+
+def test_n_step_by_hand():
+    """Gamma 1/2, n 3, rewards 1, 2, 4, 8, 16: whole, cut by a limit, and terminated."""
+    r_t = np.float32([[1, 2, 4, 8, 16]] * 3).T
+    ends = np.zeros((5, 3), bool)
+    ends[1, 1:] = True
+    discount = np.full((5, 3), 0.5, np.float32)
+    discount[1, 2] = 0
+    total, weight, last = n_step(r_t, discount, ends, 3)
+    np.testing.assert_array_equal(total.T, [[3, 6, 12], [2, 2, 12], [2, 2, 12]])
+    np.testing.assert_array_equal(weight.T, np.float32([[1, 1, 1], [2, 4, 1], [0, 0, 1]]) / 8)
+    np.testing.assert_array_equal(last.T, [[2, 3, 4], [1, 1, 4], [1, 1, 4]])
+
+
+@pytest.mark.parametrize("discount_there", [0.0, 0.9])
+@pytest.mark.parametrize("at", range(4))
+def test_n_step_takes_nothing_from_after_an_end(at, discount_there):
+    """What comes after an end changes no bit up to it, and without the end it does."""
+    r_t = np.random.default_rng(3).normal(size=(6, 2)).astype(np.float32)
+    discount, no = np.full((6, 2), 0.9, np.float32), np.zeros((6, 2), bool)
+    row = np.broadcast_to(np.arange(6)[:, None], (6, 2))
+    after, end = row > at, row == at
+    others = np.where(after, np.float32(1e6), r_t), np.where(after, np.float32(0.3), discount)
+
+    def up_to_it(r_t, discount, ends):
+        discount = np.where(ends, np.float32(discount_there), discount)
+        return np.stack(fast_n_step(r_t, discount, ends, 3))[:, : at + 1]
+
+    np.testing.assert_array_equal(up_to_it(r_t, discount, end), up_to_it(*others, end))
+    changed = up_to_it(r_t, discount, no)[:2] != up_to_it(*others, no)[:2]
+    reach_past = np.arange(changed.shape[1]) + 2 > at
+    assert np.all(changed[:, reach_past])
+    assert not np.any(changed[:, ~reach_past])
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (4, 1), (4,), (5, 3)])
+@pytest.mark.parametrize("argument", range(3))
+def test_n_step_shapes_must_match(shape, argument):
+    """An array of another shape is refused, also where it would broadcast."""
+    arrays = [np.zeros((4, 3), np.float32)] * 2 + [np.zeros((4, 3), bool)]
+    arrays[argument] = np.zeros(shape, arrays[argument].dtype)
+    with pytest.raises(AssertionError):
+        n_step(*arrays, 2)
