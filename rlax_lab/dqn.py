@@ -417,7 +417,7 @@ def make(
             network = optimizers.descend(network, direction, learning_rate)
             count = count + 1
             step = jnp.where(count % config.target_period == 0, config.tau, 0.0)
-            target = jax.tree.map(lambda t, w: t + step * (w - t), target, network)
+            target = jax.tree.map(lambda t, w: (1.0 - step) * t + step * w, target, network)
             report |= {"gradient_norm": optax.tree.norm(gradient), "gradient_steps": 1.0}
             return Learning(network, target, optimizer_state, priorities, count), report
 

@@ -118,9 +118,9 @@ def test_jit_retraces_for_sizes_but_not_for_numbers():
         ("hidden_sizes", [64, 64], "must be whole numbers above 0."),
         ("hidden_sizes", (64.0,), "must be whole numbers above 0."),
         ("hidden_sizes", 64, "must be whole numbers above 0."),
-        ("torso", "mpl", "must be one of mlp, nature_cnn; did you mean 'mlp'?"),
-        ("torso", "resnet", "must be one of mlp, nature_cnn."),
-        ("torso", 3, "must be one of mlp, nature_cnn."),
+        ("torso", "mpl", "must be one of mlp, nature_cnn, minatar_cnn; did you mean 'mlp'?"),
+        ("torso", "resnet", "must be one of mlp, nature_cnn, minatar_cnn."),
+        ("torso", 3, "must be one of mlp, nature_cnn, minatar_cnn."),
         ("activation", "Tanh", "must be one of tanh, relu, silu, gelu; did you mean 'tanh'?"),
     ],
 )

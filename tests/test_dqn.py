@@ -185,14 +185,8 @@ def check_buffer(state, config):
 
 SHAPES = {
     "one environment": {"num_envs": 1, "num_steps": 5, "n_step": 1, "buffer_size": 64},
-    "before it wraps around": {
-        "num_envs": 3,
-        "num_steps": 4,
-        "n_step": 3,
-        "buffer_size": 200,
-        "learning_starts": 20,
-        "prioritized": True,
-    },
+    "not full yet": {"num_envs": 3, "num_steps": 4, "n_step": 3, "buffer_size": 200},
+    # More rows wait than an update has, and no block of rows fits the end of the buffer.
     "n above num_steps": {
         "num_envs": 4,
         "num_steps": 2,
@@ -200,13 +194,6 @@ SHAPES = {
         "buffer_size": 37,
         "learning_starts": 31,
         "num_gradient_steps": 3,
-    },
-    "an update more than half the buffer": {
-        "num_envs": 2,
-        "num_steps": 7,
-        "n_step": 2,
-        "buffer_size": 20,
-        "learning_starts": 3,
         "prioritized": True,
     },
 }
