@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
+from matplotlib.ticker import EngFormatter
 
 from rlax_lab import a2c, a3c, provenance
 from rlax_lab.config import to_json
@@ -131,12 +132,14 @@ def draw(rows: dict[str, dict[str, Any]], out: Path) -> None:
         axes.set_xticks(WORKERS, [str(w) for w in WORKERS])
         axes.set_xlabel("W, workers")
     curves.set_xlabel("environment steps (per seed)")
+    curves.xaxis.set_major_formatter(EngFormatter(sep=""))
     curves.set_ylabel(f"evaluation return at W = {WORKERS[-1]}")
     for axes in (over, stale, curves):
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", frameon=False, ncols=3)
+    handles, labels = over.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=3)
     figure.savefig(out, dpi=150)
 
 
