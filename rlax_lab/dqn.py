@@ -108,11 +108,13 @@ class Config(model.ModelConfig):
         choices=("none", "categorical", "quantile"),
     )
     num_atoms: int = setting(51, "atoms or quantiles of the distribution (C51: 51)", low=2)
-    v_min: float = setting(0.0, "lowest atom of a categorical distribution")
-    v_max: float = setting(100.0, "highest atom of a categorical distribution")
+    v_min: float = setting(0.0, "lowest atom of a categorical distribution: no return may be below")
+    v_max: float = setting(
+        100.0, "highest atom of a categorical distribution: no return may be above"
+    )
 
 
-# Everything of Rainbow but noisy networks.
+# Everything of Rainbow but noisy networks; v_min and v_max are those of CartPole-v1.
 RAINBOW = Config(
     double=True,
     dueling=True,
