@@ -101,6 +101,7 @@ SETTINGS = {
         "gae_lambda": 0.95,
         "objective": "clip",
         "clip_range": 0.2,
+        "kl_coef": 1.0,
         "anneal_clip_range": False,
         "target_kl": None,
         "value_clip_range": None,
@@ -560,8 +561,11 @@ def test_masked_actions_are_never_taken_and_the_best_of_the_others_found(whole):
 
 
 def test_a_reward_of_nan_is_reported_with_its_update_and_seed(whole):
-    """REINFORCE keeps no environment from update to update that could be spoilt here."""
-    if whole.name == "reinforce":
+    if whole.name == "reinforce":  # keeps no environment that could be spoilt between updates
+        learner = reinforce.make(probes.NaNReward(), configure("reinforce"))
+        states = jax.jit(jax.vmap(learner.init))(train.seed_keys(0, SEEDS))
+        with pytest.raises(NonFiniteError, match=r"of seed 5 .* in update 1$"):
+            list(train.train(learner, states, first_seed=5))
         return
     number, states = restored(whole)
 
@@ -688,7 +692,6 @@ def test_a_users_own_network_learns_from_nested_observations(name):
     options = {"total_steps": 2**16, "num_envs": 32, "num_steps": 1} if name == "a2c" else {}
     network = functools.partial(Tower, values=name != "dqn")
     learner = MODULES[name].make(env, configure(name, **options), network=network)
-
     params = finished(learner)
     assert params.network["params"].keys() >= {"Dense_0", "Dense_1"}
     # In the middle of the noise.
