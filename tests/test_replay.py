@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import math
 import re
 from typing import NamedTuple
@@ -267,13 +268,19 @@ def test_draws_are_stratified():
 
     assert in_its_stratum(indices)
     assert not in_its_stratum(np.roll(indices, 1, axis=1))
+    mixed = []
     for i in range(n):
         # The part of each leaf that lies in the stratum.
         share = np.maximum(np.minimum(ends, i + 1) - np.maximum(starts, i), 0)
         inside = share > 1e-9
         counts = counts_of(indices[:, i])[inside]
         if len(counts) > 1:
+            mixed.append(i)
             assert stats.chisquare(counts, 2000 * share[inside]).pvalue > ALPHA
+    # A draw from one stratum says nothing of those from others.
+    for i, j in itertools.pairwise(mixed):
+        both = stats.contingency.crosstab(indices[:, i], indices[:, j]).count
+        assert stats.chi2_contingency(both).pvalue > ALPHA
 
 
 def test_seeds_do_not_share_a_tree():
@@ -305,11 +312,15 @@ BATCH = 32
 
 
 def draw_and_set(tree, key):
-    """What a learner does: draws by priority, and gives new ones to what it drew."""
+    """What a learner does: draws by priority, and gives new ones to what it drew.
+
+    The drawn weights are needed for something else, which may come after the set.
+    """
 
     def step(tree, key):
         indices, weights = tree.draw(key, BATCH)
-        return tree.set(indices, 0.5 * weights), importance_weights(weights, 0.5)
+        tree = tree.set(indices, jax.random.uniform(key, (BATCH,)))
+        return tree, importance_weights(weights, 0.5)
 
     return jax.lax.scan(step, tree, jax.random.split(key, 3))
 
