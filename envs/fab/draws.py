@@ -1,0 +1,109 @@
+"""Random numbers that belong to entities, not to the order of events.
+
+Every draw is a function of a key and of what it is for: the processing time of lot 7 at its
+operation 12, the third repair of tool 5. Two policies that see the same key therefore see the same
+arrivals, durations and failures, whatever order they cause, and their difference is sharp.
+
+The generator is Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as
+easy as 1, 2, 3"), the one under `jax.random`, but elementwise: one key and one counter per number.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# What a draw is for; the second word of its counter.
+(
+    LOT,
+    RELEASE,
+    ORDER,
+    HOT,
+    PROCESSING,
+    REWORK,
+    SAMPLING,
+    RANK,
+    BREAKDOWN,
+    REPAIR,
+    SERVICE,
+    PIECES,
+) = range(12)
+
+# How a duration spreads about its mean; `Spread.kind`.
+KINDS = ("deterministic", "uniform", "lognormal", "exponential", "gamma")
+DETERMINISTIC, UNIFORM, LOGNORMAL, EXPONENTIAL, GAMMA = range(5)
+
+
+class Words(NamedTuple):
+    """Two words of 32 random bits, also usable as a key."""
+
+    a: jax.Array
+    b: jax.Array
+
+
+def words(key: jax.Array) -> Words:
+    """The words of a typed key."""
+    data = jax.random.key_data(key)
+    return Words(data[..., 0], data[..., 1])
+
+
+def draw(key: Words, stream: int, counter: jax.Array, minor: jax.Array | int = 0) -> Words:
+    """64 random bits for each counter.
+
+    Args:
+      key: of the entity, any shape that broadcasts with `counter`.
+      stream: what the draw is for.
+      counter: int32, any.
+      minor: int32 in [0, 2^28).
+    """
+    x = jnp.asarray(counter).astype(jnp.uint32)
+    y = jnp.asarray(minor).astype(jnp.uint32) | jnp.uint32(stream << 28)
+    x, y = jnp.broadcast_arrays(x, y)
+    keys = (key.a, key.b, key.a ^ key.b ^ jnp.uint32(0x1BD11BDA))
+    x, y = x + keys[0], y + keys[1]
+    for block in range(5):
+        for rotation in ((13, 15, 26, 6), (17, 29, 16, 24))[block % 2]:
+            x = x + y
+            y = ((y << rotation) | (y >> (32 - rotation))) ^ x
+        x = x + keys[(block + 1) % 3]
+        y = y + keys[(block + 2) % 3] + jnp.uint32(block + 1)
+    return Words(x, y)
+
+
+def uniform(bits: jax.Array) -> jax.Array:
+    """float32 in (0, 1), never 0 or 1, from 32 random bits."""
+    return ((bits >> 9).astype(jnp.float32) + 0.5) * jnp.float32(2.0**-23)
+
+
+def duration(
+    bits: Words, mean: jax.Array, kind: jax.Array, cv: jax.Array, kinds: tuple[int, ...]
+) -> jax.Array:
+    """Durations in whole ticks, at least 1.
+
+    Args:
+      bits: for each duration.
+      mean: float32, in ticks.
+      kind: int32, an index of `KINDS`.
+      cv: float32, the coefficient of variation: standard deviation over mean. Exponential
+        durations have 1 whatever it says; uniform ones at most 0.577, where they start at 0.
+      kinds: those that occur; what does not occur is not computed.
+    """
+    u = uniform(bits.a)
+    factor = jnp.ones_like(u)
+    if UNIFORM in kinds:
+        factor = jnp.where(
+            kind == UNIFORM, 1.0 + jnp.sqrt(jnp.float32(3.0)) * cv * (2 * u - 1), 1.0
+        )
+    if EXPONENTIAL in kinds:
+        factor = jnp.where(kind == EXPONENTIAL, -jnp.log(u), factor)
+    if LOGNORMAL in kinds:
+        variance = jnp.log1p(cv * cv)
+        normal = jax.scipy.special.ndtri(u)
+        value = jnp.exp(jnp.sqrt(variance) * normal - variance / 2)
+        factor = jnp.where(kind == LOGNORMAL, value, factor)
+    if GAMMA in kinds:
+        shape = jnp.broadcast_to(1.0 / jnp.square(jnp.where(kind == GAMMA, cv, 1.0)), u.shape)
+        keys = jax.random.wrap_key_data(jnp.stack([bits.a, bits.b], -1), impl="threefry2x32")
+        value = jax.vmap(jax.random.gamma)(keys.ravel(), shape.ravel()).reshape(shape.shape)
+        factor = jnp.where(kind == GAMMA, value / shape, factor)
+    return jnp.maximum(jnp.round(mean * factor).astype(jnp.int32), 1)

@@ -1,0 +1,737 @@
+"""The dynamics of a fab, without a list of events.
+
+A lot knows when it is `ready` for its next operation, a tool when it is `free`. Group g next
+dispatches at ``d_g = max(earliest lot ready, earliest tool free)``, and the fab at the smallest
+d_g: what has not been dispatched by then starts no earlier, so whatever arrives by then is known.
+
+**Several groups dispatch in one step, exactly.** Every lot's next processing time is known before
+it starts, because draws belong to entities; so ``max(ready, d of its group) + processing +
+transport`` bounds from below when it can next arrive anywhere. No group whose d_g lies before the
+smallest of these bounds can be reached before it dispatches, and all of them may go at once. A rule
+that looks into other groups' queues needs the groups one at a time: ``one_at_a_time``.
+
+What happens at the same tick happens in this order:
+
+1. lots that finished arrive, those that leave are replaced, lots are released;
+2. tools go down: breakdowns, then maintenance by the calendar;
+3. groups dispatch, in the order of their numbers, each until it lacks a lot or a tool.
+
+A lot that left its last operation stays in its slot until that operation ends. It then counts as
+finished, and the slot takes the next release; in a CONWIP fab the slot is a card, and its next
+lot is released at that moment.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from . import draws
+from .draws import Words
+from .figures import Figures, Window
+from .instance import NEVER, Conwip, Duration, Instance, Planned, Renewal
+from .queue import Queue, best
+from .rules import Rule
+
+
+class Lots(NamedTuple):
+    """The lots in N slots, all ``[N]``.
+
+    Attributes:
+      op: the operation that each waits for or will next be ready for; the last one where it is
+        leaving.
+      group: where that is done; G where the lot is leaving.
+      ready: tick from which it waits there, or leaves.
+      processing: how long the operation will take, as drawn.
+      release, due: ticks.
+      weight: int32.
+      factor: its flow factor, float32: due = release + factor * work of the route.
+      number: its place in the order of releases, unique.
+      returns: how often it was sent back for rework.
+      cycle: how many lots the slot has held before.
+      key: words of its own.
+    """
+
+    op: jax.Array
+    group: jax.Array
+    ready: jax.Array
+    processing: jax.Array
+    release: jax.Array
+    due: jax.Array
+    weight: jax.Array
+    factor: jax.Array
+    number: jax.Array
+    returns: jax.Array
+    cycle: jax.Array
+    key: Words
+
+
+class Tools(NamedTuple):
+    """The tools, all ``[G, T]``; None what the instance does not have.
+
+    Attributes:
+      free: tick from which the tool can start something.
+      setup: its setup state.
+      fails: the next breakdown: its tick, or the work left until then where breakdowns go by busy
+        time.
+      failures: how many there were.
+      service_at: next maintenance by the calendar.
+      services: how many there were.
+      pieces: lots since the last maintenance by pieces.
+    """
+
+    free: jax.Array
+    setup: jax.Array | None
+    fails: jax.Array | None
+    failures: jax.Array | None
+    service_at: jax.Array | None
+    services: jax.Array | None
+    pieces: jax.Array | None
+
+
+class State(NamedTuple):
+    """A fab between two steps.
+
+    Attributes:
+      key: words that every draw of this fab comes from.
+      lots, tools: what is where.
+      asked: ``[G]`` tick at which each group last dispatched or decided to wait.
+      waits: ``[G]`` bool: nothing to start until a lot arrives or a tool becomes free, after
+        `asked`.
+      next_release: ``[P]`` tick of each product's next release.
+      released: ``[P]`` how many of each product were released.
+      count: lots that were given a number.
+      late: whether a release came before a slot was free for it; what follows is wrong then.
+      window, figures: what is measured, and when.
+    """
+
+    key: Words
+    lots: Lots
+    tools: Tools
+    asked: jax.Array
+    waits: jax.Array
+    next_release: jax.Array
+    released: jax.Array
+    count: jax.Array
+    late: jax.Array
+    window: Window
+    figures: Figures
+
+
+class Moves(NamedTuple):
+    """The lots that a step sent to tools, ``[N]``; the rest is meaningless where `moved` is False.
+
+    `number`, `op`: of the lot. `group`, `tool`: where. `start`: of the setup. `setup`: its ticks.
+    `end`: of the operation, repairs included. `leader`: whether the lot was ranked first.
+    """
+
+    moved: jax.Array
+    leader: jax.Array
+    number: jax.Array
+    op: jax.Array
+    group: jax.Array
+    tool: jax.Array
+    start: jax.Array
+    setup: jax.Array
+    end: jax.Array
+
+
+def init(instance: Instance, key: jax.Array, window: Window) -> State:
+    """A fab at tick 0: tools idle, lots about to be released.
+
+    Args:
+      instance: the fab.
+      key: typed; every draw of the simulation comes from it.
+      window: when figures are taken, and where the run ends.
+    """
+    words = draws.words(key)
+    slots, groups, products = instance.slots, instance.num_groups, instance.num_products
+    state = State(
+        key=words,
+        lots=_empty(slots),
+        tools=_tools(instance, words),
+        asked=jnp.zeros(groups, jnp.int32),
+        waits=jnp.zeros(groups, bool),
+        next_release=_first_releases(instance, words),
+        released=jnp.zeros(products, jnp.int32),
+        count=jnp.int32(0),
+        late=jnp.bool_(False),
+        window=window,
+        figures=Figures.zeros(instance),
+    )
+
+    def fill(slot: jax.Array, state: State) -> State:
+        return _release(instance, state, slot, jnp.int32(0), jnp.bool_(True))
+
+    state = jax.lax.fori_loop(0, slots, fill, state)
+    if isinstance(instance.releases, Conwip) and instance.releases.spread:
+        state = state._replace(lots=_spread(instance, state.lots))
+    return state
+
+
+def step(
+    instance: Instance, rule: Rule, state: State, one_at_a_time: bool = False
+) -> tuple[State, Moves]:
+    """Lets every group that can dispatch before anything can reach it, dispatch once.
+
+    A run that has reached its horizon stays as it is.
+
+    Args:
+      instance, rule: the fab, and what its groups dispatch by.
+      state: where it is.
+      one_at_a_time: only the first group that can.
+    """
+    state, queue = advance(instance, state, one_at_a_time or rule.looks_elsewhere)
+    leader, keys = rule(queue)
+    return dispatch(instance, state, queue, leader, keys)
+
+
+def dispatch_times(instance: Instance, state: State) -> jax.Array:
+    """``[G]`` tick at which each group next has a lot and a tool; NEVER where none is in sight."""
+    here = state.lots.group == jnp.arange(instance.num_groups)[:, None]
+    ready = jnp.where(here, state.lots.ready, NEVER)
+    free = jnp.where(instance.tools, state.tools.free, NEVER)
+    times = jnp.maximum(jnp.maximum(ready.min(1), free.min(1)), state.asked)
+    if _may_wait(instance):
+        after = state.asked[:, None]
+        lot = jnp.where(ready > after, ready, NEVER).min(1)
+        tool = jnp.where(free > after, free, NEVER).min(1)
+        times = jnp.where(state.waits, jnp.maximum(times, jnp.minimum(lot, tool)), times)
+    if instance.shifts is not None:
+        times = _on_shift(instance, times)
+    return times
+
+
+def advance(instance: Instance, state: State, one_at_a_time: bool) -> tuple[State, Queue]:
+    """Exits, releases and the downtimes of idle tools, up to the next dispatches.
+
+    Returns:
+      The state, and what the groups that now dispatch see.
+    """
+    lots, groups = state.lots, instance.num_groups
+    times = dispatch_times(instance, state)
+    leaving = lots.group == groups
+    # Each lot reaches its next group, or leaves its slot, no earlier than this.
+    start = jnp.maximum(lots.ready, jnp.append(times, 0)[lots.group])
+    ahead = lots.processing
+    if instance.transport is not None:
+        ahead = ahead + instance.transport[lots.op]
+    arrival = jnp.where(leaving, lots.ready, jnp.minimum(start, NEVER) + ahead)
+    bound = jnp.minimum(arrival.min(), state.window.end)
+
+    active = times < bound
+    if one_at_a_time:
+        active = active & (jnp.arange(groups) == jnp.argmin(times))
+    due = _next_down(instance, state.tools)
+    if due is not None:
+        pending = instance.tools & (due <= times[:, None])
+        active = active & ~pending.any(1)
+        until = jnp.minimum(bound, times.min() + 1) if one_at_a_time else bound
+        state = _go_down(instance, state, pending & (due < until))
+
+    slot = jnp.argmin(jnp.where(leaving, lots.ready, NEVER))
+    leaves = leaving[slot] & (lots.ready[slot] == bound) & (bound < state.window.end)
+    figures = state.figures.left(
+        state.window,
+        leaves,
+        instance.product[lots.op[slot]],
+        lots.ready[slot],
+        lots.release[slot],
+        lots.due[slot],
+        lots.weight[slot],
+    )
+    # What the groups see is from before the exit: its replacement comes after they dispatch.
+    state = state._replace(figures=figures)
+    state = _release(instance, state, slot, lots.ready[slot], leaves)
+    return state, Queue(instance, state.lots, state.tools, times, active, one_at_a_time)
+
+
+def dispatch(
+    instance: Instance,
+    state: State,
+    queue: Queue,
+    leader: jax.Array,
+    keys: tuple[jax.Array, ...] = (),
+) -> tuple[State, Moves]:
+    """Starts the chosen lots.
+
+    Args:
+      instance, state: the fab, as `advance` left it.
+      queue: what the groups saw.
+      leader: ``[G]`` the slot of the lot that each active group starts; N for one that waits
+        until a lot arrives or a tool becomes free.
+      keys: ``[N]`` each; of the lots that could join the leader's batch, the smallest do.
+
+    The tool is the idle one that needs the shortest setup, the first of several.
+    """
+    slots, groups, num_tools = instance.slots, instance.num_groups, instance.num_tools
+    lots, tools, window = state.lots, state.tools, state.window
+    starts = queue.active & (leader < slots)
+    row = jnp.minimum(leader, slots - 1)
+    op = lots.op[row]
+
+    if instance.setups is None:
+        ticks = jnp.zeros((groups, num_tools), jnp.int32)
+    else:
+        needed = instance.setups.state[op]
+        ticks = instance.setups.time[tools.setup, needed[:, None]]
+    ticks = jnp.where(queue.idle, ticks, NEVER)
+    setup = ticks.min(1)
+    index = jnp.arange(num_tools)
+    tool = jnp.where(ticks == setup[:, None], index, num_tools).min(1)
+    chosen = starts[:, None] & (index == tool[:, None])
+    setup = jnp.where(starts, setup, 0)
+
+    start = queue.times
+    ready = start + setup
+    end = ready + lots.processing[row]
+    figures = state.figures
+    down = (jnp.zeros(groups, jnp.int32), jnp.zeros(groups, jnp.int32))
+    if instance.breakdowns is not None:
+        tools, ready, end, down = _interrupt(instance, state, chosen, start, ready, end)
+
+    members = _members(instance, queue, row, starts, keys)
+    free = end
+    if instance.maintenance is not None:
+        count = jnp.where(queue.here & members, 1, 0).sum(1)
+        tools, free = _after_pieces(instance, state, tools, chosen, count, end)
+        figures = figures._replace(
+            down=figures.down.add(jnp.where(starts, window.overlap(end, free), 0))
+        )
+    tools = tools._replace(free=jnp.where(chosen, free[:, None], tools.free))
+    if instance.setups is not None:
+        keeps = needed == 0
+        tools = tools._replace(
+            setup=jnp.where(chosen & ~keeps[:, None], needed[:, None], tools.setup)
+        )
+
+    counted = starts & window.holds(end)
+    moves = members & queue.of_group(counted, False)
+    figures = figures._replace(
+        setup=figures.setup.add(jnp.where(starts, window.overlap(start, ready) - down[0], 0)),
+        processing=figures.processing.add(
+            jnp.where(starts, window.overlap(ready, end) - down[1], 0)
+        ),
+        down=figures.down.add(down[0] + down[1]),
+        moves=figures.moves + jnp.where(queue.here & moves, 1, 0).sum(1),
+    )
+    sent = queue.of_group(end, 0)
+    record = Moves(
+        moved=members,
+        leader=members & (jnp.arange(slots) == queue.of_group(row, slots)),
+        number=lots.number,
+        op=lots.op,
+        group=lots.group,
+        tool=queue.of_group(tool, 0),
+        start=queue.of_group(start, 0),
+        setup=queue.of_group(setup, 0),
+        end=sent,
+    )
+    state = state._replace(
+        lots=_onward(instance, lots, members, sent),
+        tools=tools,
+        asked=jnp.where(queue.active, start, state.asked),
+        waits=jnp.where(queue.active, ~starts, state.waits),
+        figures=figures,
+    )
+    return state, record
+
+
+def finished(instance: Instance, state: State) -> jax.Array:
+    """Whether nothing is left to happen before the horizon."""
+    times = dispatch_times(instance, state)
+    exits = jnp.where(state.lots.group == instance.num_groups, state.lots.ready, NEVER).min()
+    upcoming = jnp.minimum(times.min(), exits)
+    due = _next_down(instance, state.tools)
+    if due is not None:
+        upcoming = jnp.minimum(upcoming, due.min())
+    return upcoming >= state.window.end
+
+
+# Lots.
+
+
+def _empty(slots: int) -> Lots:
+    """Slots that never held a lot."""
+    zeros = jnp.zeros(slots, jnp.int32)
+    words = jnp.zeros(slots, jnp.uint32)
+    return Lots(
+        *([zeros] * 7),
+        factor=jnp.zeros(slots, jnp.float32),
+        number=zeros,
+        returns=zeros,
+        cycle=zeros,
+        key=Words(words, words),
+    )
+
+
+def _release(
+    instance: Instance, state: State, slot: jax.Array, now: jax.Array, happens: jax.Array
+) -> State:
+    """The next lot takes a slot that became free at `now`, where that `happens`."""
+    source, orders = instance.releases, instance.orders
+    next_release, released, late = state.next_release, state.released, state.late
+    if isinstance(source, Conwip):
+        # The slot is a card, and the lot its next one.
+        cycle = state.lots.cycle[slot] + 1
+        key = draws.draw(state.key, draws.LOT, slot, cycle)
+        share = draws.uniform(draws.draw(key, draws.RELEASE, 0).a)
+        product = jnp.minimum((share >= source.share).sum(), instance.num_products - 1)
+        at = now
+    else:
+        cycle = state.lots.cycle[slot]
+        product = jnp.argmin(next_release)
+        at = next_release[product]
+        if isinstance(source, Planned):
+            number = state.count
+            last = source.time.shape[0] - 1
+            product = source.product[jnp.minimum(number, last)]
+            after = source.time[jnp.minimum(number + 1, last)]
+            next_release = jnp.where(number < last, after, NEVER)[None]
+        else:
+            number = released[product]
+            ahead = _between(instance, state.key, number + 1)
+            soon = jnp.minimum(next_release, NEVER - ahead) + ahead
+            mine = jnp.arange(instance.num_products) == product
+            next_release = jnp.where(mine, soon, next_release)
+        key = draws.draw(state.key, draws.LOT, number, product)
+        late = late | ((at < now) & (at < state.window.end))
+    released = released + (jnp.arange(instance.num_products) == product)
+    op = instance.first[product]
+    work = instance.done[op] + instance.remaining[op] - instance.work[op]
+    worth = draws.draw(key, draws.ORDER, 0)
+    hot = draws.uniform(draws.draw(key, draws.HOT, 0).a) < orders.hot_probability[product]
+    low, high = orders.factor_low[product], orders.factor_high[product]
+    factor = jnp.where(hot, orders.hot_factor[product], low + (high - low) * draws.uniform(worth.a))
+    light, heavy = orders.weight_low[product], orders.weight_high[product]
+    span = (heavy - light + 1).astype(jnp.float32)
+    weight = light + jnp.minimum((span * draws.uniform(worth.b)).astype(jnp.int32), heavy - light)
+    weight = jnp.where(hot, orders.hot_weight[product], weight)
+    lot = Lots(
+        op=op,
+        group=instance.group[op],
+        ready=at,
+        processing=_processing(instance, key, op, jnp.int32(0)),
+        release=at,
+        due=at + jnp.round(factor * work).astype(jnp.int32),
+        weight=weight,
+        factor=factor,
+        number=state.count,
+        returns=jnp.int32(0),
+        cycle=cycle,
+        key=key,
+    )
+    keep = lambda new, old: jnp.where(happens, new, old)  # noqa: E731
+    put = lambda slots, one: slots.at[slot].set(keep(one, slots[slot]))  # noqa: E731
+    return state._replace(
+        lots=jax.tree.map(put, state.lots, lot),
+        next_release=keep(next_release, state.next_release),
+        released=keep(released, state.released),
+        count=state.count + happens,
+        late=keep(late, state.late),
+    )
+
+
+def _first_releases(instance: Instance, key: Words) -> jax.Array:
+    """``[P]`` when the first lot of each product comes; ``[1]`` for a list."""
+    source = instance.releases
+    if isinstance(source, Planned):
+        return source.time[:1]
+    if isinstance(source, Conwip):
+        return jnp.zeros(instance.num_products, jnp.int32)
+    first = _between(instance, key, jnp.zeros(instance.num_products, jnp.int32))
+    return jnp.where(source.first < 0, first, source.first)
+
+
+def _between(instance: Instance, key: Words, number: jax.Array) -> jax.Array:
+    """``[P]`` ticks between the release of each product's lot before `number` and that one."""
+    products = jnp.arange(instance.num_products)
+    source = instance.releases
+    assert isinstance(source, Renewal)
+    bits = draws.draw(key, draws.RELEASE, number, products)
+    return _sample(bits, source.between)
+
+
+def _spread(instance: Instance, lots: Lots) -> Lots:
+    """Lots at even distances along their routes, as old as at the pace of their flow factors."""
+    slots = lots.op.shape[0]
+    # Skips with an integer step that shares no divisor with the number of slots.
+    part = jnp.arange(slots) / slots
+    op = lots.op + jnp.floor(part * instance.left[lots.op]).astype(jnp.int32)
+    age = jnp.round(lots.factor * (instance.done[op] - instance.work[op])).astype(jnp.int32)
+    return lots._replace(
+        op=op,
+        group=instance.group[op],
+        processing=_processing(instance, lots.key, op, lots.returns),
+        release=lots.release - age,
+        due=lots.due - age,
+    )
+
+
+def _processing(instance: Instance, key: Words, op: jax.Array, returns: jax.Array) -> jax.Array:
+    """How long operations take, as drawn for each lot."""
+    bits = draws.draw(key, draws.PROCESSING, op, returns)
+    times = instance.processing
+    pick = Duration(times.mean[op], times.cv[op], times.kind[op], times.kinds)
+    return _sample(bits, pick)
+
+
+def _sample(bits: Words, times: Duration) -> jax.Array:
+    return draws.duration(bits, times.mean, times.kind, times.cv, times.kinds)
+
+
+def _members(
+    instance: Instance,
+    queue: Queue,
+    row: jax.Array,
+    starts: jax.Array,
+    keys: tuple[jax.Array, ...],
+) -> jax.Array:
+    """``[N]`` bool: the lots that start, which are the leaders and what joins their batches."""
+    slots = jnp.arange(instance.slots)
+    members = queue.of_group(starts, False) & (slots == queue.of_group(row, 0))
+    if instance.batches is None:
+        return members
+    family = queue.family[row]
+    maximum = instance.batches.maximum[queue.lots.op[row]]
+    may_join = (
+        queue.waiting
+        & ~members
+        & queue.of_group(starts, False)
+        & (queue.family > 0)
+        & (queue.family == queue.of_group(family, 0))
+    )
+    room = jnp.where(starts, maximum - 1, 0)
+    all_fit = (queue.here & may_join).sum(1) <= room
+    fits = may_join & queue.of_group(all_fit, False)
+    members, may_join = members | fits, may_join & ~fits
+    room = jnp.where(all_fit, 0, room)
+
+    def body(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        members, may_join, room = carry
+        joins = slots == queue.of_group(best(queue, keys, may_join), -1)
+        joins = joins & queue.of_group(room > 0, False)
+        return members | joins, may_join & ~joins, room - 1
+
+    # Only where more lots wait than fit must they be ranked one by one.
+    return jax.lax.while_loop(lambda carry: (carry[2] > 0).any(), body, (members, may_join, room))[
+        0
+    ]
+
+
+def _onward(instance: Instance, lots: Lots, moved: jax.Array, end: jax.Array) -> Lots:
+    """Lots that `moved` go to where they are ready next, after their operations `end`."""
+    op, returns = lots.op, lots.returns
+    following = op + 1
+    last = instance.left[op] == 1
+    rework = instance.rework
+    if rework is not None:
+        back = draws.uniform(draws.draw(lots.key, draws.REWORK, op, returns).a)
+        back = back < rework.probability[op]
+        following = jnp.where(back, rework.back_to[op], following)
+        last = last & ~back
+        returns = returns + (moved & back)
+        for _ in range(rework.longest_skip):
+            ahead = jnp.where(last, op, following)
+            given = draws.uniform(draws.draw(lots.key, draws.SAMPLING, ahead, returns).a)
+            skips = ~last & (given >= rework.sampled[ahead])
+            last = last | (skips & (instance.left[ahead] == 1))
+            following = jnp.where(skips, ahead + 1, ahead)
+    following = jnp.where(last, op, following)
+    ready = end
+    if instance.transport is not None:
+        ready = jnp.where(last, end, end + instance.transport[op])
+    put = lambda new, old: jnp.where(moved, new, old)  # noqa: E731
+    return lots._replace(
+        op=put(following, op),
+        group=put(jnp.where(last, instance.num_groups, instance.group[following]), lots.group),
+        ready=put(ready, lots.ready),
+        processing=put(_processing(instance, lots.key, following, returns), lots.processing),
+        returns=returns,
+    )
+
+
+# Tools.
+
+
+def _tools(instance: Instance, key: Words) -> Tools:
+    """Idle tools at tick 0."""
+    shape = (instance.num_groups, instance.num_tools)
+    zeros = jnp.zeros(shape, jnp.int32)
+    tools = Tools(zeros, None, None, None, None, None, None)
+    if instance.setups is not None:
+        tools = tools._replace(setup=jnp.broadcast_to(instance.setups.initial[:, None], shape))
+    if instance.breakdowns is not None:
+        first = _per_tool(instance, key, draws.BREAKDOWN, zeros, instance.breakdowns.until)
+        first = jnp.where(instance.breakdowns.fails[:, None], first, NEVER)
+        tools = tools._replace(fails=first, failures=zeros)
+    if instance.maintenance is not None:
+        tools = tools._replace(service_at=instance.maintenance.first, services=zeros, pieces=zeros)
+    return tools
+
+
+def _per_tool(
+    instance: Instance, key: Words, stream: int, number: jax.Array, times: Duration
+) -> jax.Array:
+    """``[G, T]`` one duration of its group's for each tool, by the `number` of its event."""
+    shape = (instance.num_groups, instance.num_tools)
+    tool = jnp.arange(shape[0] * shape[1]).reshape(shape)
+    bits = draws.draw(key, stream, tool, number)
+    wide = Duration(times.mean[:, None], times.cv[:, None], times.kind[:, None], times.kinds)
+    return _sample(bits, wide)
+
+
+def _next_down(instance: Instance, tools: Tools) -> jax.Array | None:
+    """``[G, T]`` when each tool next goes down if idle; None where no tool ever does."""
+    due = []
+    if tools.fails is not None and instance.breakdowns is not None:
+        due.append(jnp.where(instance.breakdowns.by_busy_time[:, None], NEVER, tools.fails))
+    if tools.service_at is not None:
+        due.append(tools.service_at)
+    if not due:
+        return None
+    return due[0] if len(due) == 1 else jnp.minimum(*due)
+
+
+def _go_down(instance: Instance, state: State, goes: jax.Array) -> State:
+    """Takes idle tools that are due ``[G, T]`` down; a breakdown goes before maintenance."""
+    tools, window = state.tools, state.window
+    breaks = services = jnp.zeros_like(goes)
+    if tools.fails is not None:
+        fails_at = jnp.where(instance.breakdowns.by_busy_time[:, None], NEVER, tools.fails)
+        breaks = goes
+        if tools.service_at is not None:
+            breaks = goes & (fails_at <= tools.service_at)
+    if tools.service_at is not None:
+        services = goes & ~breaks
+    free, down = tools.free, jnp.zeros(instance.num_groups, jnp.int32)
+    if tools.fails is not None:
+        start = jnp.maximum(free, tools.fails)
+        repair = _per_tool(
+            instance, state.key, draws.REPAIR, tools.failures, instance.breakdowns.repair
+        )
+        end = start + repair
+        until = _per_tool(
+            instance, state.key, draws.BREAKDOWN, tools.failures + 1, instance.breakdowns.until
+        )
+        down = down + jnp.where(breaks, window.overlap(start, end), 0).sum(1)
+        tools = tools._replace(
+            free=jnp.where(breaks, end, tools.free),
+            fails=jnp.where(breaks, end + until, tools.fails),
+            failures=tools.failures + breaks,
+        )
+    if tools.service_at is not None:
+        start = jnp.maximum(free, tools.service_at)
+        end = start + _per_tool(
+            instance, state.key, draws.SERVICE, tools.services, instance.maintenance.duration
+        )
+        down = down + jnp.where(services, window.overlap(start, end), 0).sum(1)
+        period = instance.maintenance.period[:, None]
+        tools = tools._replace(
+            free=jnp.where(services, end, tools.free),
+            service_at=jnp.where(services, tools.service_at + period, tools.service_at),
+            services=tools.services + services,
+        )
+    figures = state.figures
+    return state._replace(tools=tools, figures=figures._replace(down=figures.down.add(down)))
+
+
+def _interrupt(
+    instance: Instance,
+    state: State,
+    chosen: jax.Array,
+    start: jax.Array,
+    ready: jax.Array,
+    end: jax.Array,
+) -> tuple[Tools, jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
+    """Breakdowns during the operations that start, each of which ends later by its repair.
+
+    Args:
+      chosen: ``[G, T]`` bool, the tool that each group uses.
+      start, ready, end: ``[G]`` of setup and processing, without breakdowns.
+
+    Returns:
+      The tools; when setups end; when operations end; downtime within the window during setups
+      and during processing.
+    """
+    breakdowns, tools, window = instance.breakdowns, state.tools, state.window
+    assert breakdowns is not None
+    groups, num_tools = chosen.shape
+    tool = jnp.where(chosen, jnp.arange(groups * num_tools).reshape(chosen.shape), 0).sum(1)
+    fails = jnp.where(chosen, tools.fails, 0).sum(1)
+    number = jnp.where(chosen, tools.failures, 0).sum(1)
+    starts = chosen.any(1)
+    # Work goes on where it stopped, so both clocks tell when the next failure comes in this way.
+    fails = jnp.where(starts, fails + jnp.where(breakdowns.by_busy_time, start, 0), NEVER)
+    fails = jnp.where(breakdowns.fails, fails, NEVER)
+    none = jnp.zeros(groups, jnp.int32)
+
+    def body(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        fails, number, ready, end, in_setup, in_processing = carry
+        hit = fails < end
+        repair = _sample(draws.draw(state.key, draws.REPAIR, tool, number), breakdowns.repair)
+        until = _sample(draws.draw(state.key, draws.BREAKDOWN, tool, number + 1), breakdowns.until)
+        lost = jnp.where(hit, window.overlap(fails, fails + repair), 0)
+        delay = jnp.where(hit, repair, 0)
+        early = fails < ready
+        return (
+            jnp.where(hit, fails + repair + until, fails),
+            number + hit,
+            ready + jnp.where(early, delay, 0),
+            end + delay,
+            in_setup + jnp.where(early, lost, 0),
+            in_processing + jnp.where(early, 0, lost),
+        )
+
+    fails, number, ready, end, in_setup, in_processing = jax.lax.while_loop(
+        lambda carry: (carry[0] < carry[3]).any(),
+        body,
+        (fails, number, ready, end, none, none),
+    )
+    fails = fails - jnp.where(breakdowns.by_busy_time, end, 0)
+    hit = chosen & breakdowns.fails[:, None]
+    tools = tools._replace(
+        fails=jnp.where(hit, fails[:, None], tools.fails),
+        failures=jnp.where(hit, number[:, None], tools.failures),
+    )
+    return tools, ready, end, (in_setup, in_processing)
+
+
+def _after_pieces(
+    instance: Instance,
+    state: State,
+    tools: Tools,
+    chosen: jax.Array,
+    count: jax.Array,
+    end: jax.Array,
+) -> tuple[Tools, jax.Array]:
+    """Maintenance right after the operation with which a tool has served enough lots.
+
+    Returns:
+      The tools, and ``[G]`` when each chosen one is free.
+    """
+    plan = instance.maintenance
+    assert plan is not None
+    pieces = tools.pieces + jnp.where(chosen, count[:, None], 0)
+    due = chosen & (plan.pieces[:, None] > 0) & (pieces >= plan.pieces[:, None])
+    length = _per_tool(instance, state.key, draws.PIECES, tools.services, plan.piece_duration)
+    free = end + jnp.where(due, length, 0).sum(1)
+    tools = tools._replace(pieces=jnp.where(due, 0, pieces), services=tools.services + due)
+    return tools, free
+
+
+def _on_shift(instance: Instance, times: jax.Array) -> jax.Array:
+    """``[G]`` the first tick from `times` on at which each group may start."""
+    shifts = instance.shifts
+    assert shifts is not None
+    phase = (times % shifts.period)[:, None]
+    ahead = jnp.where(shifts.start >= phase, shifts.start, shifts.start + shifts.period)
+    inside = (shifts.start <= phase) & (phase < shifts.end)
+    used = shifts.start < shifts.end
+    wait = jnp.where(inside, 0, ahead - phase)
+    wait = jnp.where(used, wait, NEVER).min(1)
+    return jnp.where(times < NEVER, times + wait, times)
+
+
+def _may_wait(instance: Instance) -> bool:
+    return instance.batches is not None

@@ -1,0 +1,259 @@
+"""What a fab is: an instance, as a pytree of arrays.
+
+Instances of the same shape stack, vmap and randomise. A feature that an instance does not use is
+None, and costs nothing. Nobody fills these arrays by hand: `describe.build` makes them from a
+description.
+
+Shapes: G tool groups of at most T tools each; P products; O operations, the routes of all products
+one after another; S setup states; W shift windows. Times are integer ticks.
+"""
+
+import jax
+import numpy as np
+from flax import struct
+
+# No time reaches this: what never happens. A run's horizon ends before LONGEST_RUN, and what
+# starts before it ends before NEVER.
+NEVER = 2_000_000_000
+LONGEST_RUN = 1_900_000_000
+
+
+@struct.dataclass
+class Duration:
+    """Durations: `mean` in ticks, `cv` = standard deviation / mean, `kind` of `draws.KINDS`."""
+
+    mean: jax.Array
+    cv: jax.Array
+    kind: jax.Array
+    kinds: tuple[int, ...] = struct.field(pytree_node=False)  # those that occur
+
+
+@struct.dataclass
+class Setups:
+    """Sequence-dependent setups.
+
+    Attributes:
+      state: ``[O]`` int32, what an operation needs; 0 where it needs none, which also leaves the
+        tool as it is.
+      time: ``[S, S]`` int32, ticks from one state to another.
+      initial: ``[G]`` int32, the state of each group's tools at the start.
+    """
+
+    state: jax.Array
+    time: jax.Array
+    initial: jax.Array
+
+
+@struct.dataclass
+class Batches:
+    """Operations that serve several lots at once.
+
+    Attributes:
+      family: ``[O]`` int32. Lots of one family may share a batch; 0 where there are no batches.
+      minimum, maximum: ``[O]`` int32, lots; the same for all operations of a family.
+      families: how many there are, family 0 included.
+      largest: the largest maximum.
+    """
+
+    family: jax.Array
+    minimum: jax.Array
+    maximum: jax.Array
+    families: int = struct.field(pytree_node=False)
+    largest: int = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class Breakdowns:
+    """Failures that interrupt whatever a tool does; the work resumes where it stopped.
+
+    Attributes:
+      by_busy_time: ``[G]`` bool: whether the time to failure runs only while a tool works (setup
+        included), or by the calendar, from the end of the last repair.
+      fails: ``[G]`` bool: whether the group's tools fail at all.
+      until, repair: ``[G]`` times to failure and to repair.
+    """
+
+    by_busy_time: jax.Array
+    fails: jax.Array
+    until: Duration
+    repair: Duration
+
+
+@struct.dataclass
+class Maintenance:
+    """Planned maintenance, which waits for the operation in progress.
+
+    Attributes:
+      period: ``[G]`` int32, ticks from one due date to the next; NEVER where there is none.
+      first: ``[G, T]`` int32, the first due date of each tool.
+      duration: ``[G]`` of the maintenance that the calendar asks for.
+      pieces: ``[G]`` int32, lots after which a tool is maintained at once; 0 where it is not.
+      piece_duration: ``[G]`` of the maintenance after so many lots.
+    """
+
+    period: jax.Array
+    first: jax.Array
+    duration: Duration
+    pieces: jax.Array
+    piece_duration: Duration
+
+
+@struct.dataclass
+class Shifts:
+    """When operations may start; one in progress is finished.
+
+    Attributes:
+      period: ``[]`` int32, ticks after which the calendar repeats.
+      start, end: ``[G, W]`` int32, windows within the period, in order of time; an empty window
+        (start = end = period) fills up the row.
+    """
+
+    period: jax.Array
+    start: jax.Array
+    end: jax.Array
+
+
+@struct.dataclass
+class Rework:
+    """Operations that are not always done once.
+
+    Attributes:
+      probability: ``[O]`` float32: that a lot goes back after the operation.
+      back_to: ``[O]`` int32, the operation it goes back to.
+      sampled: ``[O]`` float32: the probability that a lot that comes to the operation is given it;
+        it skips the operation otherwise.
+      longest_skip: the longest sequence of operations that can be skipped at once.
+    """
+
+    probability: jax.Array
+    back_to: jax.Array
+    sampled: jax.Array
+    longest_skip: int = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class Renewal:
+    """Releases product by product: `between` ``[P]`` two lots; the first after `first` ``[P]``
+    ticks, or after one such time where that is negative."""
+
+    between: Duration
+    first: jax.Array
+
+
+@struct.dataclass
+class Planned:
+    """A given list of releases: `time` int32 and `product` int32 ``[R]``, in order of time."""
+
+    time: jax.Array
+    product: jax.Array
+
+
+@struct.dataclass
+class Conwip:
+    """Constant work in process: each lot that leaves is replaced at once.
+
+    `share` ``[P]`` float32: the cumulative shares of the products. Lots start spread over their
+    routes where `spread` is true, at the first operation otherwise.
+    """
+
+    share: jax.Array
+    spread: bool = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class Orders:
+    """What a lot is worth and when it is due: at release + factor * work of its route.
+
+    A lot is hot with a probability; the factor is uniform in [low, high] and the weight a whole
+    number uniform in [low, high], for hot lots the fixed ones.
+
+    Attributes:
+      factor_low, factor_high, hot_probability, hot_factor: ``[P]`` float32.
+      weight_low, weight_high, hot_weight: ``[P]`` int32, at least 0 and below 2^15.
+    """
+
+    factor_low: jax.Array
+    factor_high: jax.Array
+    weight_low: jax.Array
+    weight_high: jax.Array
+    hot_probability: jax.Array
+    hot_factor: jax.Array
+    hot_weight: jax.Array
+
+
+@struct.dataclass
+class Energy:
+    """Power of one tool of each group ``[G]`` float32, in kW, by what it does."""
+
+    processing: jax.Array
+    setup: jax.Array
+    idle: jax.Array
+    down: jax.Array
+
+
+@struct.dataclass
+class Instance:
+    """A fab.
+
+    Attributes:
+      tools: ``[G, T]`` bool, which tools exist.
+      group: ``[O]`` int32, where each operation is done.
+      product: ``[O]`` int32, whose operation it is.
+      processing: ``[O]`` processing times.
+      work: ``[O]`` int32, mean processing time of the operation.
+      done: ``[O]`` int32, mean work of the route up to and including the operation.
+      remaining: ``[O]`` int32, mean work of the route from the operation on.
+      left: ``[O]`` int32, operations of the route from this one on.
+      first: ``[P]`` int32, the first operation of each route.
+      transport: ``[O]`` int32, ticks from the end of the operation to the next group, or None.
+      releases: how lots come.
+      orders: due dates and weights.
+      slots: how many lots can be in the fab at once; for CONWIP, how many are.
+    """
+
+    tools: jax.Array
+    group: jax.Array
+    product: jax.Array
+    processing: Duration
+    work: jax.Array
+    done: jax.Array
+    remaining: jax.Array
+    left: jax.Array
+    first: jax.Array
+    transport: jax.Array | None
+    releases: Renewal | Planned | Conwip
+    orders: Orders
+    setups: Setups | None
+    batches: Batches | None
+    breakdowns: Breakdowns | None
+    maintenance: Maintenance | None
+    shifts: Shifts | None
+    rework: Rework | None
+    energy: Energy | None
+    slots: int = struct.field(pytree_node=False)
+
+    @property
+    def num_groups(self) -> int:
+        return self.tools.shape[-2]
+
+    @property
+    def num_tools(self) -> int:
+        """Tools per group, the widest group's."""
+        return self.tools.shape[-1]
+
+    @property
+    def num_products(self) -> int:
+        return self.first.shape[-1]
+
+
+def stack(instances: list[Instance]) -> Instance:
+    """Instances of one shape as a batch, for `jax.vmap`.
+
+    Raises:
+      ValueError: where they differ in shape or in the features they use.
+    """
+    structures = {jax.tree.structure(instance) for instance in instances}
+    shapes = {tuple(np.shape(x) for x in jax.tree.leaves(instance)) for instance in instances}
+    if len(structures) != 1 or len(shapes) != 1:
+        raise ValueError("the instances differ in shape or in the features they use")
+    return jax.tree.map(lambda *xs: np.stack(xs), *instances)

@@ -1,0 +1,200 @@
+"""What a dispatching rule, or a policy, sees of the lots that wait."""
+
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from . import draws
+from .instance import NEVER, Instance
+
+
+class Queue:
+    """The lots, as the groups that dispatch now see them. Columns are computed when asked for.
+
+    Args:
+      instance, lots, tools: the fab, and what is where.
+      times: ``[G]`` when each group dispatches.
+      active: ``[G]`` whether it does.
+      alone: whether only one group dispatches, so that other groups' queues may be looked at.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        lots: Any,
+        tools: Any,
+        times: jax.Array,
+        active: jax.Array,
+        alone: bool,
+    ) -> None:
+        self.instance, self.lots, self.tools = instance, lots, tools
+        self.times, self.active, self.alone = times, active, alone
+
+    # Groups and lots.
+
+    @cached_property
+    def here(self) -> jax.Array:
+        """``[G, N]`` bool: which lots are at which group."""
+        return self.lots.group == jnp.arange(self.instance.num_groups)[:, None]
+
+    @cached_property
+    def waiting(self) -> jax.Array:
+        """``[N]`` bool: the lots that a group can choose from now."""
+        return self.of_group(self.active, False) & (self.arrival <= self.now)
+
+    @cached_property
+    def idle(self) -> jax.Array:
+        """``[G, T]`` bool: the tools that a group can choose from now."""
+        return self.instance.tools & (self.tools.free <= self.times[:, None])
+
+    def of_group(self, values: jax.Array, leaving: Any) -> jax.Array:
+        """``[N, ...]``: of `values` ``[G, ...]`` that of each lot's group, or `leaving`."""
+        last = jnp.full((1, *values.shape[1:]), leaving, values.dtype)
+        return jnp.concatenate([values, last])[self.lots.group]
+
+    def total(self, values: jax.Array) -> jax.Array:
+        """``[N]``: the sum of `values` ``[N]`` over the lots that wait at the same group."""
+        each = jnp.where(self.here & self.waiting, values, 0)
+        return self.of_group(each.sum(1, dtype=values.dtype), 0)
+
+    def mean(self, values: jax.Array) -> jax.Array:
+        """``[N]`` float32: the mean of `values` over the lots that wait at the same group."""
+        count = jnp.maximum(self.total(jnp.ones_like(self.arrival)), 1)
+        return self.total(values).astype(jnp.float32) / count.astype(jnp.float32)
+
+    # Columns [N] to rank by.
+
+    @cached_property
+    def now(self) -> jax.Array:
+        """The tick at which the lot's group dispatches."""
+        return self.of_group(self.times, 0)
+
+    @property
+    def arrival(self) -> jax.Array:
+        """When the lot came to its group."""
+        return self.lots.ready
+
+    @property
+    def release(self) -> jax.Array:
+        """When it came to the fab."""
+        return self.lots.release
+
+    @property
+    def order(self) -> jax.Array:
+        """Its place in the order of releases."""
+        return self.lots.number
+
+    @property
+    def due(self) -> jax.Array:
+        """When it should leave."""
+        return self.lots.due
+
+    @property
+    def weight(self) -> jax.Array:
+        """What it is worth, a whole number."""
+        return self.lots.weight
+
+    @cached_property
+    def work(self) -> jax.Array:
+        """Mean processing time of its operation."""
+        return self.instance.work[self.lots.op]
+
+    @cached_property
+    def remaining(self) -> jax.Array:
+        """Mean work left, this operation included."""
+        return self.instance.remaining[self.lots.op]
+
+    @cached_property
+    def done(self) -> jax.Array:
+        """Mean work of its route up to and including this operation."""
+        return self.instance.done[self.lots.op]
+
+    @cached_property
+    def behind(self) -> jax.Array:
+        """Operations of its route before this one."""
+        return self.lots.op - self.instance.first[self.instance.product[self.lots.op]]
+
+    @cached_property
+    def left(self) -> jax.Array:
+        """Operations left, this one included."""
+        return self.instance.left[self.lots.op]
+
+    @cached_property
+    def operation_due(self) -> jax.Array:
+        """When this operation should be done: release + flow factor * work up to its end."""
+        return self.release + jnp.round(self.lots.factor * self.done).astype(jnp.int32)
+
+    @cached_property
+    def slack(self) -> jax.Array:
+        """Ticks to spare if it never waited again."""
+        return self.due - self.now - self.remaining
+
+    @cached_property
+    def setup(self) -> jax.Array:
+        """Ticks of setup on the idle tool of its group that needs the fewest."""
+        setups = self.instance.setups
+        if setups is None:
+            return jnp.zeros_like(self.arrival)
+        needed = setups.state[self.lots.op]
+        # On the tools [N, T] of the lot's group.
+        ticks = setups.time[self.of_group(self.tools.setup, 0), needed[:, None]]
+        return jnp.where(self.of_group(self.idle, True), ticks, NEVER).min(1)
+
+    @cached_property
+    def family(self) -> jax.Array:
+        """Its batch family; 0 where it goes alone."""
+        batches = self.instance.batches
+        return jnp.zeros_like(self.arrival) if batches is None else batches.family[self.lots.op]
+
+    @cached_property
+    def batchable(self) -> jax.Array:
+        """How many lots of its batch family wait; 1 where it goes alone."""
+        batches = self.instance.batches
+        if batches is None:
+            return jnp.ones_like(self.arrival)
+        same = self.family == jnp.arange(batches.families)[:, None]
+        counts = (same & self.waiting).sum(1, dtype=jnp.int32)
+        return jnp.where(self.family > 0, counts[self.family], 1)
+
+    @cached_property
+    def next_queue(self) -> jax.Array:
+        """Mean work that waits where the lot goes next; 0 where it leaves.
+
+        Raises:
+          ValueError: in a rule whose key is not marked with `rules.looks_elsewhere`.
+        """
+        if not self.alone:
+            raise ValueError("a key that uses next_queue must be marked with looks_elsewhere")
+        now = jnp.where(self.active, self.times, 0).max()
+        waits = self.here & (self.arrival <= now)
+        work = jnp.where(waits, self.work, 0).sum(1, dtype=jnp.int32)
+        following = jnp.where(self.left > 1, self.lots.op + 1, self.lots.op)
+        return jnp.where(self.left > 1, work[self.instance.group[following]], 0)
+
+    @cached_property
+    def random(self) -> jax.Array:
+        """Random bits that belong to the lot and its operation, uint32."""
+        lots = self.lots
+        return draws.draw(lots.key, draws.RANK, lots.op, lots.returns).a
+
+
+def best(queue: Queue, keys: tuple[jax.Array, ...], among: jax.Array) -> jax.Array:
+    """``[G]``: the slot of the lot with the smallest keys at each group, N where there is none.
+
+    Args:
+      queue: the lots.
+      keys: ``[N]`` each, in the order in which they decide; the order of release comes last.
+      among: ``[N]`` bool, the lots to choose from.
+    """
+    for key in (*keys, queue.order):
+        if jnp.issubdtype(key.dtype, jnp.floating):
+            worst: Any = jnp.inf
+            key = jnp.where(jnp.isnan(key), worst, key)
+        else:
+            worst = jnp.iinfo(key.dtype).max
+        least = jnp.where(queue.here & among, key, jnp.asarray(worst, key.dtype)).min(1)
+        among = among & (key == queue.of_group(least, 0))
+    slots = among.shape[0]
+    return jnp.where(queue.here & among, jnp.arange(slots), slots).min(1)
