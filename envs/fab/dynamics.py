@@ -30,7 +30,7 @@ from . import draws
 from .draws import Words
 from .figures import Figures, Window
 from .instance import NEVER, Conwip, Duration, Instance, Planned, Renewal
-from .queue import Queue, best
+from .queue import Queue, best, per_group
 from .rules import Rule
 
 
@@ -188,14 +188,14 @@ def step(
 
 def dispatch_times(instance: Instance, state: State) -> jax.Array:
     """``[G]`` tick at which each group next has a lot and a tool; NEVER where none is in sight."""
-    here = state.lots.group == jnp.arange(instance.num_groups)[:, None]
-    ready = jnp.where(here, state.lots.ready, NEVER)
+    lots, ready = state.lots, state.lots.ready
+    first = per_group(instance, lots, ready, "min", NEVER)
     free = jnp.where(instance.tools, state.tools.free, NEVER)
-    times = jnp.maximum(jnp.maximum(ready.min(1), free.min(1)), state.asked)
+    times = jnp.maximum(jnp.maximum(first, free.min(1)), state.asked)
     if _may_wait(instance):
-        after = state.asked[:, None]
-        lot = jnp.where(ready > after, ready, NEVER).min(1)
-        tool = jnp.where(free > after, free, NEVER).min(1)
+        after = jnp.append(state.asked, 0)[lots.group]
+        lot = per_group(instance, lots, jnp.where(ready > after, ready, NEVER), "min", NEVER)
+        tool = jnp.where(free > state.asked[:, None], free, NEVER).min(1)
         times = jnp.where(state.waits, jnp.maximum(times, jnp.minimum(lot, tool)), times)
     if instance.shifts is not None:
         times = _on_shift(instance, times)
@@ -291,10 +291,12 @@ def dispatch(
         tools, ready, end, down = _interrupt(instance, state, chosen, start, ready, end)
 
     members = _members(instance, queue, row, starts, keys)
+    sizes = starts.astype(jnp.int32)
+    if instance.batches is not None:
+        sizes = per_group(instance, lots, members.astype(jnp.int32), "add", 0)
     free = end
     if instance.maintenance is not None:
-        count = jnp.where(queue.here & members, 1, 0).sum(1)
-        tools, free = _after_pieces(instance, state, tools, chosen, count, end)
+        tools, free = _after_pieces(instance, state, tools, chosen, sizes, end)
         figures = figures._replace(
             down=figures.down.add(jnp.where(starts, window.overlap(end, free), 0))
         )
@@ -306,14 +308,13 @@ def dispatch(
         )
 
     counted = starts & window.holds(end)
-    moves = members & queue.of_group(counted, False)
     figures = figures._replace(
         setup=figures.setup.add(jnp.where(starts, window.overlap(start, ready) - down[0], 0)),
         processing=figures.processing.add(
             jnp.where(starts, window.overlap(ready, end) - down[1], 0)
         ),
         down=figures.down.add(down[0] + down[1]),
-        moves=figures.moves + jnp.where(queue.here & moves, 1, 0).sum(1),
+        moves=figures.moves + jnp.where(counted, sizes, 0),
     )
     sent = queue.of_group(end, 0)
     record = Moves(
@@ -502,7 +503,8 @@ def _members(
         & (queue.family == queue.of_group(family, 0))
     )
     room = jnp.where(starts, maximum - 1, 0)
-    all_fit = (queue.here & may_join).sum(1) <= room
+    joins = per_group(instance, queue.lots, may_join.astype(jnp.int32), "add", 0)
+    all_fit = joins <= room
     fits = may_join & queue.of_group(all_fit, False)
     members, may_join = members | fits, may_join & ~fits
     room = jnp.where(all_fit, 0, room)
