@@ -89,6 +89,7 @@ class Plan:
     Attributes:
       name, instance: the fab.
       groups, products, setups, families: names, by the instance's numbers.
+      unit, ticks: of the description's times, and how many ticks it has.
       seconds: of one tick.
       loads: ``[G]`` the mean load of each group without setups; NaN where releases set none.
     """
@@ -99,6 +100,7 @@ class Plan:
         self.instance = build.instance
         self.groups, self.products = build.groups, build.products
         self.setups, self.families = build.states, build.families
+        self.unit, self.ticks = build.unit, build.ticks
         self.seconds = SECONDS[build.unit] / build.ticks
         self.loads = build.loads
 

@@ -21,7 +21,7 @@ finished, and the slot takes the next release; in a CONWIP fab the slot is a car
 lot is released at that moment.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,8 @@ class Lots(NamedTuple):
       factor: its flow factor, float32: due = release + factor * work of the route.
       number: its place in the order of releases, unique.
       returns: how often it was sent back for rework.
+      luck: random bits of its own at this operation, uint32: the lower half decides whether it
+        comes back; None where no lot does.
       cycle: how many lots the slot has held before.
       key: words of its own.
     """
@@ -62,6 +64,7 @@ class Lots(NamedTuple):
     factor: jax.Array
     number: jax.Array
     returns: jax.Array
+    luck: jax.Array | None
     cycle: jax.Array
     key: Words
 
@@ -145,10 +148,10 @@ def init(instance: Instance, key: jax.Array, window: Window) -> State:
       window: when figures are taken, and where the run ends.
     """
     words = draws.words(key)
-    slots, groups, products = instance.slots, instance.num_groups, instance.num_products
+    groups, products = instance.num_groups, instance.num_products
     state = State(
         key=words,
-        lots=_empty(slots),
+        lots=_empty(instance),
         tools=_tools(instance, words),
         asked=jnp.zeros(groups, jnp.int32),
         waits=jnp.zeros(groups, bool),
@@ -163,7 +166,7 @@ def init(instance: Instance, key: jax.Array, window: Window) -> State:
     def fill(slot: jax.Array, state: State) -> State:
         return _release(instance, state, slot, jnp.int32(0), jnp.bool_(True))
 
-    state = jax.lax.fori_loop(0, slots, fill, state)
+    state = jax.lax.fori_loop(0, instance.slots, fill, state)
     if isinstance(instance.releases, Conwip) and instance.releases.spread:
         state = state._replace(lots=_spread(instance, state.lots))
     return state
@@ -224,7 +227,7 @@ def advance(instance: Instance, state: State, one_at_a_time: bool) -> tuple[Stat
         active = active & (jnp.arange(groups) == jnp.argmin(times))
     due = _next_down(instance, state.tools)
     if due is not None:
-        pending = instance.tools & (due <= times[:, None])
+        pending = due <= times[:, None]
         active = active & ~pending.any(1)
         until = jnp.minimum(bound, times.min() + 1) if one_at_a_time else bound
         state = _go_down(instance, state, pending & (due < until))
@@ -352,15 +355,16 @@ def finished(instance: Instance, state: State) -> jax.Array:
 # Lots.
 
 
-def _empty(slots: int) -> Lots:
+def _empty(instance: Instance) -> Lots:
     """Slots that never held a lot."""
-    zeros = jnp.zeros(slots, jnp.int32)
-    words = jnp.zeros(slots, jnp.uint32)
+    zeros = jnp.zeros(instance.slots, jnp.int32)
+    words = jnp.zeros(instance.slots, jnp.uint32)
     return Lots(
         *([zeros] * 7),
-        factor=jnp.zeros(slots, jnp.float32),
+        factor=jnp.zeros(instance.slots, jnp.float32),
         number=zeros,
         returns=zeros,
+        luck=None if instance.rework is None else words,
         cycle=zeros,
         key=Words(words, words),
     )
@@ -408,17 +412,19 @@ def _release(
     span = (heavy - light + 1).astype(jnp.float32)
     weight = light + jnp.minimum((span * draws.uniform(worth.b)).astype(jnp.int32), heavy - light)
     weight = jnp.where(hot, orders.hot_weight[product], weight)
+    bits = draws.draw(key, draws.PROCESSING, op, 0)
     lot = Lots(
         op=op,
         group=instance.group[op],
         ready=at,
-        processing=_processing(instance, key, op, jnp.int32(0)),
+        processing=_sample(bits, _of(instance.processing, op)),
         release=at,
         due=at + jnp.round(factor * work).astype(jnp.int32),
         weight=weight,
         factor=factor,
         number=state.count,
         returns=jnp.int32(0),
+        luck=None if instance.rework is None else bits.b,
         cycle=cycle,
         key=key,
     )
@@ -456,25 +462,23 @@ def _between(instance: Instance, key: Words, number: jax.Array) -> jax.Array:
 def _spread(instance: Instance, lots: Lots) -> Lots:
     """Lots at even distances along their routes, as old as at the pace of their flow factors."""
     slots = lots.op.shape[0]
-    # Skips with an integer step that shares no divisor with the number of slots.
     part = jnp.arange(slots) / slots
     op = lots.op + jnp.floor(part * instance.left[lots.op]).astype(jnp.int32)
+    bits = draws.draw(lots.key, draws.PROCESSING, op, 0)
     age = jnp.round(lots.factor * (instance.done[op] - instance.work[op])).astype(jnp.int32)
     return lots._replace(
         op=op,
         group=instance.group[op],
-        processing=_processing(instance, lots.key, op, lots.returns),
+        processing=_sample(bits, _of(instance.processing, op)),
+        luck=None if lots.luck is None else bits.b,
         release=lots.release - age,
         due=lots.due - age,
     )
 
 
-def _processing(instance: Instance, key: Words, op: jax.Array, returns: jax.Array) -> jax.Array:
-    """How long operations take, as drawn for each lot."""
-    bits = draws.draw(key, draws.PROCESSING, op, returns)
-    times = instance.processing
-    pick = Duration(times.mean[op], times.cv[op], times.kind[op], times.kinds)
-    return _sample(bits, pick)
+def _of(times: Duration, index: jax.Array) -> Duration:
+    """Those with some indices."""
+    return Duration(times.mean[index], times.cv[index], times.kind[index], times.kinds)
 
 
 def _sample(bits: Words, times: Duration) -> jax.Array:
@@ -523,23 +527,24 @@ def _members(
 
 def _onward(instance: Instance, lots: Lots, moved: jax.Array, end: jax.Array) -> Lots:
     """Lots that `moved` go to where they are ready next, after their operations `end`."""
-    op, returns = lots.op, lots.returns
+    op, returns, luck = lots.op, lots.returns, lots.luck
     following = op + 1
     last = instance.left[op] == 1
     rework = instance.rework
     if rework is not None:
-        back = draws.uniform(draws.draw(lots.key, draws.REWORK, op, returns).a)
-        back = back < rework.probability[op]
+        back = _chance(luck & 0xFFFF) < rework.probability[op]
         following = jnp.where(back, rework.back_to[op], following)
         last = last & ~back
         returns = returns + (moved & back)
-        for _ in range(rework.longest_skip):
-            ahead = jnp.where(last, op, following)
-            given = draws.uniform(draws.draw(lots.key, draws.SAMPLING, ahead, returns).a)
-            skips = ~last & (given >= rework.sampled[ahead])
-            last = last | (skips & (instance.left[ahead] == 1))
-            following = jnp.where(skips, ahead + 1, ahead)
     following = jnp.where(last, op, following)
+    if rework is not None:
+        for _ in range(rework.longest_skip):
+            bits = draws.draw(lots.key, draws.PROCESSING, following, returns)
+            skips = ~last & (_chance(bits.b >> 16) >= rework.sampled[following])
+            last = last | (skips & (instance.left[following] == 1))
+            following = jnp.where(skips & ~last, following + 1, following)
+        following, last = _keep((following, last))
+    bits = draws.draw(lots.key, draws.PROCESSING, following, returns)
     ready = end
     if instance.transport is not None:
         ready = jnp.where(last, end, end + instance.transport[op])
@@ -548,9 +553,28 @@ def _onward(instance: Instance, lots: Lots, moved: jax.Array, end: jax.Array) ->
         op=put(following, op),
         group=put(jnp.where(last, instance.num_groups, instance.group[following]), lots.group),
         ready=put(ready, lots.ready),
-        processing=put(_processing(instance, lots.key, following, returns), lots.processing),
+        processing=put(_sample(bits, _of(instance.processing, following)), lots.processing),
         returns=returns,
+        luck=None if luck is None else put(bits.b, luck),
     )
+
+
+def _chance(bits: jax.Array) -> jax.Array:
+    """float32 in (0, 1) from 16 random bits."""
+    return (bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-16)
+
+
+def _keep(tree: Any) -> Any:
+    """The same arrays ``[N]``, computed once: XLA would compute them again in each of their uses.
+
+    Fusion on CPU stops at a scatter, and copies whole chains of cheap operations otherwise; a draw
+    is a hundred of them.
+    """
+
+    def written(x: jax.Array) -> jax.Array:
+        return jnp.zeros_like(x).at[jnp.arange(x.shape[0])].set(x)
+
+    return jax.tree.map(written, tree)
 
 
 # Tools.
@@ -592,50 +616,45 @@ def _next_down(instance: Instance, tools: Tools) -> jax.Array | None:
         due.append(tools.service_at)
     if not due:
         return None
-    return due[0] if len(due) == 1 else jnp.minimum(*due)
+    soonest = due[0] if len(due) == 1 else jnp.minimum(*due)
+    return jnp.where(instance.tools, soonest, NEVER)
 
 
 def _go_down(instance: Instance, state: State, goes: jax.Array) -> State:
     """Takes idle tools that are due ``[G, T]`` down; a breakdown goes before maintenance."""
-    tools, window = state.tools, state.window
-    breaks = services = jnp.zeros_like(goes)
-    if tools.fails is not None:
-        fails_at = jnp.where(instance.breakdowns.by_busy_time[:, None], NEVER, tools.fails)
-        breaks = goes
-        if tools.service_at is not None:
-            breaks = goes & (fails_at <= tools.service_at)
-    if tools.service_at is not None:
-        services = goes & ~breaks
-    free, down = tools.free, jnp.zeros(instance.num_groups, jnp.int32)
-    if tools.fails is not None:
-        start = jnp.maximum(free, tools.fails)
-        repair = _per_tool(
-            instance, state.key, draws.REPAIR, tools.failures, instance.breakdowns.repair
-        )
-        end = start + repair
-        until = _per_tool(
-            instance, state.key, draws.BREAKDOWN, tools.failures + 1, instance.breakdowns.until
-        )
-        down = down + jnp.where(breaks, window.overlap(start, end), 0).sum(1)
+    tools = state.tools
+    start = end = tools.free
+    breaks = jnp.zeros_like(goes)
+    due = jnp.full_like(tools.free, NEVER)
+    if instance.maintenance is not None:
+        plan = instance.maintenance
+        due = tools.service_at
+        start = jnp.maximum(tools.free, due)
+        end = start + _per_tool(instance, state.key, draws.SERVICE, tools.services, plan.duration)
+    if instance.breakdowns is not None:
+        failures = instance.breakdowns
+        fails = jnp.where(failures.by_busy_time[:, None], NEVER, tools.fails)
+        breaks = goes & (fails <= due)
+        repair = _per_tool(instance, state.key, draws.REPAIR, tools.failures, failures.repair)
+        start = jnp.where(breaks, jnp.maximum(tools.free, fails), start)
+        end = jnp.where(breaks, start + repair, end)
+        until = _per_tool(instance, state.key, draws.BREAKDOWN, tools.failures + 1, failures.until)
         tools = tools._replace(
-            free=jnp.where(breaks, end, tools.free),
-            fails=jnp.where(breaks, end + until, tools.fails),
-            failures=tools.failures + breaks,
+            fails=jnp.where(breaks, end + until, tools.fails), failures=tools.failures + breaks
         )
-    if tools.service_at is not None:
-        start = jnp.maximum(free, tools.service_at)
-        end = start + _per_tool(
-            instance, state.key, draws.SERVICE, tools.services, instance.maintenance.duration
-        )
-        down = down + jnp.where(services, window.overlap(start, end), 0).sum(1)
+    if instance.maintenance is not None:
+        served = goes & ~breaks
         period = instance.maintenance.period[:, None]
         tools = tools._replace(
-            free=jnp.where(services, end, tools.free),
-            service_at=jnp.where(services, tools.service_at + period, tools.service_at),
-            services=tools.services + services,
+            service_at=tools.service_at + jnp.where(served, period, 0),
+            services=tools.services + served,
         )
+    lost = jnp.where(goes, state.window.overlap(start, end), 0).sum(1)
     figures = state.figures
-    return state._replace(tools=tools, figures=figures._replace(down=figures.down.add(down)))
+    return state._replace(
+        tools=tools._replace(free=jnp.where(goes, end, tools.free)),
+        figures=figures._replace(down=figures.down.add(lost)),
+    )
 
 
 def _interrupt(
@@ -656,47 +675,57 @@ def _interrupt(
       The tools; when setups end; when operations end; downtime within the window during setups
       and during processing.
     """
-    breakdowns, tools, window = instance.breakdowns, state.tools, state.window
-    assert breakdowns is not None
+    plan, tools, window = instance.breakdowns, state.tools, state.window
+    assert plan is not None
     groups, num_tools = chosen.shape
     tool = jnp.where(chosen, jnp.arange(groups * num_tools).reshape(chosen.shape), 0).sum(1)
     fails = jnp.where(chosen, tools.fails, 0).sum(1)
     number = jnp.where(chosen, tools.failures, 0).sum(1)
     starts = chosen.any(1)
     # Work goes on where it stopped, so both clocks tell when the next failure comes in this way.
-    fails = jnp.where(starts, fails + jnp.where(breakdowns.by_busy_time, start, 0), NEVER)
-    fails = jnp.where(breakdowns.fails, fails, NEVER)
+    fails = jnp.where(starts, fails + jnp.where(plan.by_busy_time, start, 0), NEVER)
+    fails = jnp.where(plan.fails, fails, NEVER)
     none = jnp.zeros(groups, jnp.int32)
 
-    def body(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def body(carry: _Interrupted) -> _Interrupted:
         fails, number, ready, end, in_setup, in_processing = carry
-        hit = fails < end
-        repair = _sample(draws.draw(state.key, draws.REPAIR, tool, number), breakdowns.repair)
-        until = _sample(draws.draw(state.key, draws.BREAKDOWN, tool, number + 1), breakdowns.until)
-        lost = jnp.where(hit, window.overlap(fails, fails + repair), 0)
-        delay = jnp.where(hit, repair, 0)
-        early = fails < ready
-        return (
-            jnp.where(hit, fails + repair + until, fails),
-            number + hit,
-            ready + jnp.where(early, delay, 0),
-            end + delay,
-            in_setup + jnp.where(early, lost, 0),
-            in_processing + jnp.where(early, 0, lost),
+        hit, early = fails < end, fails < ready
+        repair = _sample(draws.draw(state.key, draws.REPAIR, tool, number), plan.repair)
+        until = _sample(draws.draw(state.key, draws.BREAKDOWN, tool, number + 1), plan.until)
+        repair = jnp.where(hit, repair, 0)
+        lost = window.overlap(fails, fails + repair)
+        return _Interrupted(
+            fails=jnp.where(hit, fails + repair + until, fails),
+            number=number + hit,
+            ready=ready + jnp.where(early, repair, 0),
+            end=end + repair,
+            in_setup=in_setup + jnp.where(early, lost, 0),
+            in_processing=in_processing + jnp.where(early, 0, lost),
         )
 
-    fails, number, ready, end, in_setup, in_processing = jax.lax.while_loop(
-        lambda carry: (carry[0] < carry[3]).any(),
+    after = jax.lax.while_loop(
+        lambda carry: (carry.fails < carry.end).any(),
         body,
-        (fails, number, ready, end, none, none),
+        _Interrupted(fails, number, ready, end, none, none),
     )
-    fails = fails - jnp.where(breakdowns.by_busy_time, end, 0)
-    hit = chosen & breakdowns.fails[:, None]
+    fails = after.fails - jnp.where(plan.by_busy_time, after.end, 0)
+    hit = chosen & plan.fails[:, None]
     tools = tools._replace(
         fails=jnp.where(hit, fails[:, None], tools.fails),
-        failures=jnp.where(hit, number[:, None], tools.failures),
+        failures=jnp.where(hit, after.number[:, None], tools.failures),
     )
-    return tools, ready, end, (in_setup, in_processing)
+    return tools, after.ready, after.end, (after.in_setup, after.in_processing)
+
+
+class _Interrupted(NamedTuple):
+    """Operations that start, in `_interrupt`, all ``[G]``."""
+
+    fails: jax.Array
+    number: jax.Array
+    ready: jax.Array
+    end: jax.Array
+    in_setup: jax.Array
+    in_processing: jax.Array
 
 
 def _after_pieces(

@@ -115,7 +115,7 @@ class Shifts:
 
 @struct.dataclass
 class Rework:
-    """Operations that are not always done once.
+    """Operations that are not always done once. Probabilities are kept to 16 bits.
 
     Attributes:
       probability: ``[O]`` float32: that a lot goes back after the operation.
