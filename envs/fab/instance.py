@@ -8,6 +8,9 @@ Shapes: G tool groups of at most T tools each; P products; O operations, the rou
 one after another; S setup states; W shift windows. Times are integer ticks.
 """
 
+import dataclasses
+from typing import Any
+
 import jax
 import numpy as np
 from flax import struct
@@ -247,13 +250,46 @@ class Instance:
 
 
 def stack(instances: list[Instance]) -> Instance:
-    """Instances of one shape as a batch, for `jax.vmap`.
+    """Instances as a batch, for `jax.vmap`; the smaller are padded with what is never used.
 
     Raises:
-      ValueError: where they differ in shape or in the features they use.
+      ValueError: where they differ in the features they use, in the numbers of groups, products
+        or slots, or in how lots are released.
     """
-    structures = {jax.tree.structure(instance) for instance in instances}
-    shapes = {tuple(np.shape(x) for x in jax.tree.leaves(instance)) for instance in instances}
-    if len(structures) != 1 or len(shapes) != 1:
-        raise ValueError("the instances differ in shape or in the features they use")
-    return jax.tree.map(lambda *xs: np.stack(xs), *instances)
+
+    def merge(*parts: Any) -> Any:
+        first = parts[0]
+        if first is None or not dataclasses.is_dataclass(first):
+            return _pad(parts)
+        fields = {}
+        for field in dataclasses.fields(first):
+            values = [getattr(part, field.name) for part in parts]
+            if field.metadata.get("pytree_node", True):
+                fields[field.name] = merge(*values)
+            elif field.name == "kinds":
+                fields[field.name] = tuple(sorted(set().union(*values)))
+            else:
+                fields[field.name] = max(values)
+        return first.replace(**fields)
+
+    features = {
+        tuple(type(getattr(one, f.name)).__name__ for f in dataclasses.fields(one))
+        for one in instances
+    }
+    sizes = {(one.num_groups, one.num_products, one.slots) for one in instances}
+    if len(features) != 1 or len(sizes) != 1:
+        raise ValueError(
+            "the instances differ in the features they use, or in groups, products or slots"
+        )
+    return merge(*instances)
+
+
+def _pad(arrays: tuple[Any, ...]) -> Any:
+    """Arrays as one, the shorter ones filled up with zeros."""
+    if arrays[0] is None:
+        return None
+    arrays = tuple(map(np.asarray, arrays))
+    shape = np.max([x.shape for x in arrays], axis=0).astype(int)
+    return np.stack(
+        [np.pad(x, [(0, n - m) for n, m in zip(shape, x.shape, strict=True)]) for x in arrays]
+    )
