@@ -177,7 +177,7 @@ def _fab4r(text: str) -> dict[str, Any]:
             "due_factor": [2, 5],
             "weight": [1, 10],
         }
-    return {"groups": groups, "products": products, "slots": 400}
+    return {"groups": groups, "products": products, "slots": 256}
 
 
 def _queue(
