@@ -115,12 +115,17 @@ def _gamma(bits: Words, shape: jax.Array) -> jax.Array:
     large = jnp.maximum(shape, 0.0) + (shape < 1)
     d = large - 1 / 3
     c = 1 / jnp.sqrt(9 * d)
-    value, accepted = jnp.ones_like(uniform(bits.a)), jnp.zeros(bits.a.shape, bool)
-    for proposal in range(8):
-        more = draw(bits, GAMMA_PROPOSAL, proposal)
+
+    def propose(proposal: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        value, accepted = carry
+        more = draw(bits, GAMMA_PROPOSAL, jnp.int32(proposal))
         x = jax.scipy.special.ndtri(uniform(more.a))
         v = jnp.maximum(1 + c * x, 1e-6) ** 3
         accept = jnp.log(uniform(more.b)) < 0.5 * x * x + d * (1 - v + jnp.log(v))
         value = jnp.where(accepted, value, v)
-        accepted = accepted | (accept & (1 + c * x > 0))
+        return value, accepted | (accept & (1 + c * x > 0))
+
+    shape_of_all = jnp.broadcast_shapes(bits.a.shape, shape.shape)
+    none = (jnp.ones(shape_of_all, jnp.float32), jnp.zeros(shape_of_all, bool))
+    value, _ = jax.lax.fori_loop(0, 8, propose, none)
     return d * value * jnp.where(shape < 1, uniform(bits.b) ** (1 / shape), 1.0)

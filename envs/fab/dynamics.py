@@ -100,7 +100,7 @@ class State(NamedTuple):
       lots, tools: what is where.
       asked: ``[G]`` tick at which each group last dispatched or decided to wait.
       waits: ``[G]`` bool: nothing to start until a lot arrives or a tool becomes free, after
-        `asked`.
+        `asked`. None where no group ever waits.
       next_release: ``[P]`` tick of each product's next release.
       released: ``[P]`` how many of each product were released.
       count: lots that were given a number.
@@ -112,7 +112,7 @@ class State(NamedTuple):
     lots: Lots
     tools: Tools
     asked: jax.Array
-    waits: jax.Array
+    waits: jax.Array | None
     next_release: jax.Array
     released: jax.Array
     count: jax.Array
@@ -139,14 +139,16 @@ class Moves(NamedTuple):
     end: jax.Array
 
 
-def init(instance: Instance, key: jax.Array, window: Window) -> State:
+def init(instance: Instance, key: jax.Array, window: Window, may_wait: bool = False) -> State:
     """A fab at tick 0: tools idle, lots about to be released.
 
     Args:
       instance: the fab.
       key: typed; every draw of the simulation comes from it.
       window: when figures are taken, and where the run ends.
+      may_wait: whether groups may decide to wait; where there are batches they may anyway.
     """
+    may_wait = may_wait or instance.batches is not None
     words = draws.words(key)
     groups, products = instance.num_groups, instance.num_products
     state = State(
@@ -154,7 +156,7 @@ def init(instance: Instance, key: jax.Array, window: Window) -> State:
         lots=_empty(instance),
         tools=_tools(instance, words),
         asked=jnp.zeros(groups, jnp.int32),
-        waits=jnp.zeros(groups, bool),
+        waits=jnp.zeros(groups, bool) if may_wait else None,
         next_release=_first_releases(instance, words),
         released=jnp.zeros(products, jnp.int32),
         count=jnp.int32(0),
@@ -195,13 +197,13 @@ def dispatch_times(instance: Instance, state: State) -> jax.Array:
     first = per_group(instance, lots, ready, "min", NEVER)
     free = jnp.where(instance.tools, state.tools.free, NEVER)
     times = jnp.maximum(jnp.maximum(first, free.min(1)), state.asked)
-    if _may_wait(instance):
+    if state.waits is not None:
         after = jnp.append(state.asked, 0)[lots.group]
         lot = per_group(instance, lots, jnp.where(ready > after, ready, NEVER), "min", NEVER)
         tool = jnp.where(free > state.asked[:, None], free, NEVER).min(1)
         times = jnp.where(state.waits, jnp.maximum(times, jnp.minimum(lot, tool)), times)
     if instance.shifts is not None:
-        times = _on_shift(instance, times)
+        times = on_shift(instance, times)
     return times
 
 
@@ -335,7 +337,7 @@ def dispatch(
         lots=_onward(instance, lots, members, sent),
         tools=tools,
         asked=jnp.where(queue.active, start, state.asked),
-        waits=jnp.where(queue.active, ~starts, state.waits),
+        waits=None if state.waits is None else jnp.where(queue.active, ~starts, state.waits),
         figures=figures,
     )
     return state, record
@@ -751,7 +753,7 @@ def _after_pieces(
     return tools, free
 
 
-def _on_shift(instance: Instance, times: jax.Array) -> jax.Array:
+def on_shift(instance: Instance, times: jax.Array) -> jax.Array:
     """``[G]`` the first tick from `times` on at which each group may start."""
     shifts = instance.shifts
     assert shifts is not None
@@ -762,7 +764,3 @@ def _on_shift(instance: Instance, times: jax.Array) -> jax.Array:
     wait = jnp.where(inside, 0, ahead - phase)
     wait = jnp.where(used, wait, NEVER).min(1)
     return jnp.where(times < NEVER, times + wait, times)
-
-
-def _may_wait(instance: Instance) -> bool:
-    return instance.batches is not None

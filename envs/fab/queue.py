@@ -52,6 +52,19 @@ class Queue:
         """``[G, T]`` bool: the tools that a group can choose from now."""
         return self.instance.tools & (self.tools.free <= self.times[:, None])
 
+    def startable(self, at_least: Any = 0.0) -> jax.Array:
+        """``[N]`` bool: the waiting lots whose batch is large enough to start.
+
+        Args:
+          at_least: the part of a full batch that is asked for, beyond the instance's minimum.
+        """
+        batches = self.instance.batches
+        if batches is None:
+            return self.waiting
+        wanted = at_least * batches.maximum[self.lots.op].astype(jnp.float32)
+        least = jnp.maximum(wanted, batches.minimum[self.lots.op].astype(jnp.float32))
+        return self.waiting & ((self.family == 0) | (self.batchable >= least))
+
     def of_group(self, values: jax.Array, leaving: Any) -> jax.Array:
         """``[N, ...]``: of `values` ``[G, ...]`` that of each lot's group, or `leaving`."""
         last = jnp.full((1, *values.shape[1:]), leaving, values.dtype)
@@ -160,6 +173,16 @@ class Queue:
             return jnp.ones_like(self.arrival)
         counts = jnp.zeros(batches.families, jnp.int32).at[self.family].add(self.waiting)
         return jnp.where(self.family > 0, counts[self.family], 1)
+
+    @cached_property
+    def fullness(self) -> jax.Array:
+        """The part of a full batch that waits, at most 1; 1 where it goes alone. float32."""
+        batches = self.instance.batches
+        if batches is None:
+            return jnp.ones(self.arrival.shape, jnp.float32)
+        maximum = batches.maximum[self.lots.op].astype(jnp.float32)
+        full = jnp.minimum(self.batchable.astype(jnp.float32) / maximum, 1.0)
+        return jnp.where(self.family == 0, 1.0, full)
 
     @cached_property
     def next_queue(self) -> jax.Array:

@@ -63,19 +63,11 @@ class Rule:
     def __call__(self, queue: Queue) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """The lot that each group starts ``[G]``, N where it waits, and the keys of all."""
         keys = self.rank(queue)
-        eligible = queue.waiting
         first: tuple[jax.Array, ...] = ()
-        batches = queue.instance.batches
-        if batches is not None:
-            maximum = batches.maximum[queue.lots.op]
-            wanted = self.batching.at_least * maximum.astype(jnp.float32)
-            enough = jnp.maximum(wanted, batches.minimum[queue.lots.op].astype(jnp.float32))
-            alone = queue.family == 0
-            eligible = eligible & (alone | (queue.batchable >= enough))
-            if self.batching.complete_first:
-                full = jnp.minimum(queue.batchable / maximum.astype(jnp.float32), 1.0)
-                first = (-jnp.where(alone, 1.0, full),)
-        return best(queue, (*first, *keys), eligible), keys
+        if queue.instance.batches is not None and self.batching.complete_first:
+            first = (-queue.fullness,)
+        among = queue.startable(self.batching.at_least)
+        return best(queue, (*first, *keys), among), keys
 
 
 # Keys.

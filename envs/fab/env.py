@@ -1,0 +1,467 @@
+"""The fab as an environment: a policy dispatches in place of a rule.
+
+One agent per tool group. At a step every group that can dispatch chooses one of the lots that wait
+there (a lot of a batch family stands for its batch), or to wait where that is allowed. Moves
+without a choice are made on the way and need no network. Time between steps varies: rewards are
+integrals over it, and ``info["discount"]`` is that of the time that passed.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from gymnax.environments import spaces
+from gymnax.environments.environment import Environment
+
+from . import dynamics, library
+from .figures import Window
+from .instance import NEVER, Conwip, Instance, Renewal
+from .queue import Queue, best
+
+OBJECTIVES = ("cycle_time", "tardiness", "throughput", "energy", "utilisation")
+LOT_FEATURES = 12
+GROUP_FEATURES = 9
+FAB_FEATURES = 7
+
+
+@struct.dataclass
+class Observation:
+    """What the agents see. All features lie in [-5, 5].
+
+    Attributes:
+      lots: ``[N, 12]`` float32: a lot that can be chosen now; processing time; time waited; slack;
+        share of work left; weight; setup; fullness of its batch; load of the group it goes to
+        next; whether it is overdue; time in the fab; a lot of urgency (slack below zero) or
+        tripled weight.
+      groups: ``[G, 9]`` float32: whether the group chooses now; lots and work waiting; parts of
+        its tools that are free and in a setup state that some waiting lot needs; work on the way;
+        urgent lots on the way; time to the next maintenance; time to the next shift.
+      fab: ``[7]`` float32: time of day and phase of the shift calendar as sine and cosine; lots in
+        the fab; part of them overdue; part of the episode that is over.
+      group: ``[N]`` int32, the group that each lot is at; G where it is leaving.
+      options: ``[N]`` bool, the lots that their groups can choose.
+      active: ``[G]`` bool, the groups that choose.
+    """
+
+    lots: jax.Array
+    groups: jax.Array
+    fab: jax.Array
+    group: jax.Array
+    options: jax.Array
+    active: jax.Array
+
+
+@struct.dataclass
+class EnvParams:
+    """A fab and what counts.
+
+    Attributes:
+      instance: the fab.
+      weights: ``[5]`` float32 of `OBJECTIVES` in the reward.
+      horizon: int32, ticks of an episode.
+      discount_time: float32, ticks after which a reward counts 1/e.
+      day: float32, ticks of a day.
+      scale: float32, ticks of a mean operation; rewards are per this time.
+      reference: ``[5]`` float32: lots in the fab; weight of those; lots that leave per tick; power
+        with all tools processing; tools. What an objective is divided by.
+      max_steps_in_episode: int32, decisions after which an episode is cut.
+    """
+
+    instance: Instance
+    weights: jax.Array
+    horizon: jax.Array
+    discount_time: jax.Array
+    day: jax.Array
+    scale: jax.Array
+    reference: jax.Array
+    max_steps_in_episode: int = 1_000_000
+
+
+@struct.dataclass
+class Totals:
+    """Sums since the start of an episode, in ticks; modulo 2^32, as only differences matter."""
+
+    tick: jax.Array
+    lot_time: jax.Array
+    late: jax.Array
+    finished: jax.Array
+    processing: jax.Array
+    setup: jax.Array
+    down: jax.Array
+
+
+@struct.dataclass
+class EnvState:
+    """Attributes: the fab; when each group chooses ``[G]`` and whether it does; sums up to now;
+    steps taken."""
+
+    fab: dynamics.State
+    times: jax.Array
+    active: jax.Array
+    totals: Totals
+    time: jax.Array
+
+
+class FabEnv(Environment[EnvState, EnvParams]):
+    """A fab with one agent per tool group.
+
+    An action is ``[G]`` int32 (or a tuple of G scalars): the slot of the lot that each group
+    starts, or N to wait. A group that is not asked, or that names a lot it cannot start, is
+    ignored in the first case and takes the lot that came first in the second.
+
+    Args:
+      fab: a name or file (see `library.load`), or a `Plan`.
+      seed: which fab of a random family.
+      days: of an episode.
+      may_wait: whether a group may wait although it could start a lot.
+      one_at_a_time: one group at a step, in order of time, rather than all that cannot influence
+        each other before they dispatch.
+    """
+
+    def __init__(
+        self,
+        fab: Any = "seed-10x50",
+        seed: int = 0,
+        days: float = 10.0,
+        may_wait: bool = False,
+        one_at_a_time: bool = False,
+    ) -> None:
+        plan = library.load(fab, seed) if isinstance(fab, str) else fab
+        self.may_wait, self.one_at_a_time = may_wait, one_at_a_time
+        self._default = make_params(plan, days)
+
+    @property
+    def default_params(self) -> EnvParams:
+        return self._default
+
+    @property
+    def name(self) -> str:
+        return "Fab"
+
+    def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[Any, EnvState]:
+        window = Window(jnp.int32(0), params.horizon)
+        fab = dynamics.init(params.instance, key, window, self.may_wait)
+        fab, times, active = self._advance(params, fab)
+        totals = _totals(params.instance, fab, _tick(params.instance, fab, times))
+        state = EnvState(fab, times, active, totals, jnp.int32(0))
+        return self.observe(key, state, None, params), state
+
+    def step_env(
+        self, key: jax.Array, state: EnvState, action: Any, params: EnvParams
+    ) -> tuple[Any, EnvState, jax.Array, jax.Array, dict[str, Any]]:
+        instance = params.instance
+        chosen = jnp.stack(action) if isinstance(action, tuple) else jnp.asarray(action)
+        queue = _queue(instance, state.fab, state.times, state.active)
+        leader = self._leader(queue, chosen)
+        fab, _ = dynamics.dispatch(instance, state.fab, queue, leader, (queue.arrival,))
+        fab, times, active = self._advance(params, fab)
+        totals = _totals(instance, fab, _tick(instance, fab, times))
+        parts = _objectives(params, state.totals, totals)
+        elapsed = (totals.tick - state.totals.tick).astype(jnp.float32)
+        state = EnvState(fab, times, active, totals, state.time + 1)
+        info = {
+            "objectives": parts,
+            "elapsed": elapsed,
+            "discount": jnp.exp(-elapsed / params.discount_time),
+            "too_few_slots": fab.late,
+        }
+        observation = self.observe(key, state, action, params)
+        return observation, state, params.weights @ parts, self.is_terminated(state, params), info
+
+    def is_terminated(self, state: EnvState, params: EnvParams) -> jax.Array:
+        """Whether the last lot has left; where lots keep coming, never."""
+        return (state.fab.lots.ready >= NEVER).all()
+
+    def is_truncated(self, state: EnvState, params: EnvParams) -> jax.Array:
+        over = state.totals.tick >= params.horizon
+        return over | (state.time >= params.max_steps_in_episode)
+
+    def observe(
+        self, key: jax.Array, state: EnvState, action: Any, params: EnvParams
+    ) -> Observation:
+        return observe(params, state)
+
+    def action_space(self, params: EnvParams) -> spaces.Tuple:
+        lots = params.instance.slots + int(self.may_wait)
+        return spaces.Tuple([spaces.Discrete(lots)] * params.instance.num_groups)
+
+    def observation_space(self, params: EnvParams) -> spaces.Dict:
+        lots, groups = params.instance.slots, params.instance.num_groups
+        return spaces.Dict(
+            {
+                "lots": spaces.Box(-5.0, 5.0, (lots, LOT_FEATURES)),
+                "groups": spaces.Box(-5.0, 5.0, (groups, GROUP_FEATURES)),
+                "fab": spaces.Box(-5.0, 5.0, (FAB_FEATURES,)),
+                "group": spaces.Box(0, groups, (lots,), jnp.int32),
+                "options": spaces.Box(0, 1, (lots,), bool),
+                "active": spaces.Box(0, 1, (groups,), bool),
+            }
+        )
+
+    def options(self, state: EnvState, params: EnvParams) -> jax.Array:
+        """``[N]`` bool: the lots that their groups can start now."""
+        return _queue(params.instance, state.fab, state.times, state.active).startable()
+
+    def _leader(self, queue: Queue, chosen: jax.Array) -> jax.Array:
+        """The lots that groups start: those chosen where they can be, or the first that came."""
+        slots = queue.instance.slots
+        row = jnp.clip(chosen, 0, slots - 1)
+        mine = queue.lots.group[row] == jnp.arange(queue.instance.num_groups)
+        valid = (chosen >= 0) & (chosen < slots) & mine & queue.startable()[row]
+        first = best(queue, (queue.arrival,), queue.startable())
+        waits = (chosen == slots) & self.may_wait
+        return jnp.where(valid, row, jnp.where(waits, slots, first))
+
+    def _advance(
+        self, params: EnvParams, fab: dynamics.State
+    ) -> tuple[dynamics.State, jax.Array, jax.Array]:
+        """To the next step at which a group has a choice, or to the end."""
+        instance = params.instance
+
+        def advance(fab: dynamics.State) -> tuple[dynamics.State, jax.Array, jax.Array]:
+            fab, queue = dynamics.advance(instance, fab, self.one_at_a_time)
+            return fab, queue.times, queue.active
+
+        def forced(carry: tuple[dynamics.State, jax.Array, jax.Array]) -> jax.Array:
+            fab, times, active = carry
+            queue = _queue(instance, fab, times, active)
+            ways = queue.total(queue.startable().astype(jnp.int32)) + int(self.may_wait)
+            choice = (queue.startable() & (ways > 1)).any()
+            return ~choice & (_tick(instance, fab, times) < params.horizon)
+
+        def move(
+            carry: tuple[dynamics.State, jax.Array, jax.Array],
+        ) -> tuple[dynamics.State, jax.Array, jax.Array]:
+            fab, times, active = carry
+            queue = _queue(instance, fab, times, active)
+            leader = best(queue, (queue.arrival,), queue.startable())
+            fab, _ = dynamics.dispatch(instance, fab, queue, leader, (queue.arrival,))
+            return advance(fab)
+
+        return jax.lax.while_loop(forced, move, advance(fab))
+
+
+def make_params(plan: Any, days: float = 10.0) -> EnvParams:
+    """Parameters of a fab, with the weights 0.4, 0.3, 0.15, 0.05 and 0.1 of `OBJECTIVES`.
+
+    Args:
+      plan: the fab.
+      days: of an episode.
+    """
+    instance = plan.instance
+    work = np.asarray(instance.done + instance.remaining - instance.work)[instance.first]
+    # Where queues double the time in the fab: lots there, and the rate at which they leave.
+    stay = 2.0 * float(work.mean())
+    if isinstance(instance.releases, Conwip):
+        lots = float(instance.slots)
+        rate = lots / stay
+    elif isinstance(instance.releases, Renewal):
+        rates = 1 / np.asarray(instance.releases.between.mean, np.float64)
+        rate, lots = float(rates.sum()), float(2.0 * (rates @ work))
+    else:
+        lots = float(instance.slots)
+        rate = lots / stay
+    tools = np.asarray(instance.tools).sum(1)
+    orders = instance.orders
+    weight = float(np.mean((orders.weight_low + orders.weight_high) / 2)) or 1.0
+    power = 1.0
+    if instance.energy is not None:
+        power = float(np.asarray(instance.energy.processing) @ tools) or 1.0
+    day = 86400 / plan.seconds
+    return EnvParams(
+        instance=jax.tree.map(jnp.asarray, instance),
+        weights=jnp.array([0.4, 0.3, 0.15, 0.05, 0.1], jnp.float32),
+        horizon=jnp.int32(round(days * day)),
+        discount_time=jnp.float32(5 * day),
+        day=jnp.float32(day),
+        scale=jnp.float32(np.asarray(instance.work).mean()),
+        reference=jnp.array([lots, weight, rate, power, tools.sum()], jnp.float32),
+    )
+
+
+def _queue(instance: Instance, fab: dynamics.State, times: jax.Array, active: jax.Array) -> Queue:
+    return Queue(instance, fab.lots, fab.tools, times, active, alone=True)
+
+
+def _tick(instance: Instance, fab: dynamics.State, times: jax.Array) -> jax.Array:
+    """The tick up to which nothing can change any more, at most the horizon's."""
+    leaving = fab.lots.group == instance.num_groups
+    exits = jnp.where(leaving, fab.lots.ready, NEVER).min()
+    return jnp.minimum(jnp.minimum(times.min(), exits), fab.window.end)
+
+
+def _totals(instance: Instance, fab: dynamics.State, tick: jax.Array) -> Totals:
+    """Integrals up to `tick`; what has started by then is counted to its end."""
+    lots, figures = fab.lots, fab.figures
+    leaving = lots.group == instance.num_groups
+    until = jnp.where(leaving, jnp.minimum(lots.ready, tick), tick)
+    stay = jnp.maximum(until - jnp.maximum(lots.release, 0), 0)
+    late = jnp.maximum(until - jnp.maximum(lots.due, lots.release), 0) * lots.weight
+    unsigned = jnp.uint32
+    return Totals(
+        tick=tick,
+        lot_time=figures.lot_time.low + stay.sum().astype(unsigned),
+        late=figures.weighted_tardiness.low.sum() + late.sum().astype(unsigned),
+        finished=figures.finished.sum(),
+        processing=figures.processing.low,
+        setup=figures.setup.low,
+        down=figures.down.low,
+    )
+
+
+def _objectives(params: EnvParams, before: Totals, after: Totals) -> jax.Array:
+    """``[5]`` what `OBJECTIVES` gained in an interval: larger is better, about 1 a mean operation.
+
+    Minus the lots in the fab; minus their weight while overdue; lots that left; minus energy;
+    tools in processing; each over its reference.
+    """
+    delta = jax.tree.map(lambda x, y: (y - x).astype(jnp.int32).astype(jnp.float32), before, after)
+    lots, weight, rate, power, tools = params.reference
+    energy = params.instance.energy
+    used = jnp.float32(0.0)
+    if energy is not None:
+        each = params.instance.tools.sum(1) * delta.tick
+        idle = each - delta.processing - delta.setup - delta.down
+        used = (
+            energy.processing @ delta.processing
+            + energy.setup @ delta.setup
+            + energy.down @ delta.down
+            + energy.idle @ idle
+        )
+    gains = jnp.stack(
+        [
+            -delta.lot_time / lots,
+            -delta.late / (lots * weight),
+            delta.finished / rate,
+            -used / power,
+            delta.processing.sum() / tools,
+        ]
+    )
+    return gains / params.scale
+
+
+def observe(params: EnvParams, state: EnvState) -> Observation:
+    """What the agents see of a state."""
+    instance, fab = params.instance, state.fab
+    lots, groups = fab.lots, instance.num_groups
+    queue = _queue(instance, fab, state.times, state.active)
+    tick = state.totals.tick
+    here = lots.group < groups
+    now = jnp.where(here, jnp.where(queue.now < NEVER, jnp.maximum(queue.now, tick), tick), tick)
+    options = queue.startable()
+    scale = params.scale
+    inside = (lots.release <= now) & (lots.ready < NEVER)
+    ratio = lambda x, y: jnp.asarray(x, jnp.float32) / jnp.asarray(y, jnp.float32)  # noqa: E731
+    slack = ratio(lots.due - now - queue.remaining, jnp.maximum(queue.remaining, 1))
+    tools = instance.tools.sum(1)
+    waits = here & (lots.ready <= now) & inside
+    coming = here & (lots.ready > now) & inside
+    work = jnp.where(here, queue.work, 0)
+
+    def by_group(values: jax.Array) -> jax.Array:
+        zeros = jnp.zeros(groups, jnp.float32)
+        return zeros.at[lots.group].add(values.astype(jnp.float32), mode="drop")
+
+    load = ratio(by_group(waits * work), tools * scale)
+    following = instance.group[jnp.where(queue.left > 1, lots.op + 1, lots.op)]
+    ahead = jnp.where(queue.left > 1, load[following], 0.0)
+    overdue = inside & (lots.due < now)
+    urgent = inside & ((slack < 0) | (lots.weight > 3 * params.reference[1]))
+    columns = [
+        options,
+        ratio(work, scale),
+        jnp.log1p(ratio(jnp.maximum(now - lots.ready, 0), scale)),
+        slack,
+        ratio(queue.remaining, queue.remaining + queue.done),
+        ratio(lots.weight, params.reference[1]) / 3,
+        ratio(jnp.where(options, queue.setup, 0), scale),
+        jnp.where(options, queue.fullness, 0.0),
+        jnp.log1p(ahead),
+        overdue,
+        jnp.log1p(ratio(jnp.maximum(now - lots.release, 0), scale)) / 2,
+        urgent,
+    ]
+    seen = jnp.stack([c.astype(jnp.float32) for c in columns], -1)
+    seen = jnp.where(inside[:, None], jnp.clip(jnp.nan_to_num(seen), -5, 5), 0.0)
+    at = jnp.maximum(jnp.minimum(state.times, params.horizon), tick)
+    free = instance.tools & (fab.tools.free <= at[:, None])
+    ready_setup = jnp.zeros(groups, jnp.float32)
+    if instance.setups is not None:
+        ready_setup = by_group(options & (queue.setup == 0)) / jnp.maximum(by_group(options), 1)
+    service = jnp.full(groups, 5.0)
+    if instance.maintenance is not None:
+        due = jnp.where(instance.tools, fab.tools.service_at, NEVER).min(1)
+        service = jnp.log1p(ratio(jnp.maximum(due - at, 0), scale))
+    shift = jnp.zeros(groups)
+    if instance.shifts is not None:
+        shift = ratio(dynamics.on_shift(instance, at) - at, params.day)
+    group_columns = [
+        state.active,
+        jnp.log1p(by_group(waits)),
+        jnp.log1p(load),
+        ratio(free.sum(1), tools),
+        ready_setup,
+        jnp.log1p(ratio(by_group(coming * work), tools * scale)),
+        jnp.log1p(by_group(coming & urgent)),
+        service,
+        shift,
+    ]
+    seen_groups = jnp.stack([c.astype(jnp.float32) for c in group_columns], -1)
+    phase = 2 * jnp.pi * jnp.fmod(tick.astype(jnp.float32), params.day) / params.day
+    calendar = jnp.zeros(())
+    if instance.shifts is not None:
+        calendar = 2 * jnp.pi * ratio(tick % instance.shifts.period, instance.shifts.period)
+    count = inside.sum()
+    seen_fab = jnp.stack(
+        [
+            jnp.sin(phase),
+            jnp.cos(phase),
+            jnp.sin(calendar),
+            jnp.cos(calendar),
+            jnp.log1p(ratio(count, params.reference[0])),
+            ratio(overdue.sum(), jnp.maximum(count, 1)),
+            ratio(tick, params.horizon),
+        ]
+    )
+    return Observation(
+        lots=seen,
+        groups=jnp.clip(seen_groups, -5, 5),
+        fab=jnp.clip(seen_fab, -5, 5),
+        group=lots.group,
+        options=options,
+        active=state.active,
+    )
+
+
+class FlatFabEnv(FabEnv):
+    """The same fab for one agent that dispatches one lot at a time.
+
+    An action is the slot of a lot; one that the group cannot start counts as the lot that came
+    first. The observation is one vector: `Observation.lots`, ``groups`` and ``fab``.
+
+    Args:
+      fab, seed, days: as `FabEnv`'s.
+    """
+
+    def __init__(self, fab: Any = "seed-10x50", seed: int = 0, days: float = 10.0) -> None:
+        super().__init__(fab, seed, days, one_at_a_time=True)
+
+    def step_env(
+        self, key: jax.Array, state: EnvState, action: Any, params: EnvParams
+    ) -> tuple[Any, EnvState, jax.Array, jax.Array, dict[str, Any]]:
+        everyone = jnp.full(params.instance.num_groups, action, jnp.int32)
+        return super().step_env(key, state, everyone, params)
+
+    def observe(self, key: jax.Array, state: EnvState, action: Any, params: EnvParams) -> Any:
+        seen = observe(params, state)
+        return jnp.concatenate([seen.lots.ravel(), seen.groups.ravel(), seen.fab])
+
+    def action_space(self, params: EnvParams) -> Any:
+        return spaces.Discrete(params.instance.slots)
+
+    def observation_space(self, params: EnvParams) -> Any:
+        lots, groups = params.instance.slots, params.instance.num_groups
+        size = lots * LOT_FEATURES + groups * GROUP_FEATURES + FAB_FEATURES
+        return spaces.Box(-5.0, 5.0, (size,))
