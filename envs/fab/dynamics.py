@@ -282,7 +282,7 @@ def dispatch(
         ticks = instance.setups.time[tools.setup, needed[:, None]]
     ticks = jnp.where(queue.idle, ticks, NEVER)
     setup = ticks.min(1)
-    index = jnp.arange(num_tools)
+    index = jnp.arange(num_tools)[None]
     tool = jnp.where(ticks == setup[:, None], index, num_tools).min(1)
     chosen = starts[:, None] & (index == tool[:, None])
     setup = jnp.where(starts, setup, 0)

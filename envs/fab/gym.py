@@ -1,4 +1,7 @@
-"""The fab for libraries that speak Gymnasium: ``gymnasium.make("rlax_lab/Fab-v0")``.
+"""The fab for libraries that speak Gymnasium.
+
+``gymnasium.make("rlax_lab/Fab-v0")`` makes it once this module has been imported, and
+``gymnasium.make("envs.fab.gym:rlax_lab/Fab-v0")`` imports it by itself.
 
 One agent dispatches one lot at a time. The simulation runs in JAX; only this adapter touches the
 host, so use `env.FabEnv` where speed matters.
@@ -66,6 +69,5 @@ class Fab(gymnasium.Env[np.ndarray, int]):
         return observation, state, reward, terminated, truncated, info
 
 
-def register() -> None:
-    """Makes ``Fab-v0`` known; the installed package does so in the namespace ``rlax_lab``."""
-    gymnasium.register("Fab-v0", entry_point="envs.fab.gym:Fab")
+if "rlax_lab/Fab-v0" not in gymnasium.registry:
+    gymnasium.register("rlax_lab/Fab-v0", entry_point=Fab)

@@ -181,7 +181,7 @@ def _fab4r(text: str) -> dict[str, Any]:
 
 
 def _queue(
-    rate: float, time: Any, tools: int = 1, slots: int = 400, **group: Any
+    rate: float, time: Any, tools: int = 1, slots: int = 150, **group: Any
 ) -> dict[str, Any]:
     """One group, one product of one operation; a mean service takes 1 unit."""
     return {
@@ -248,7 +248,7 @@ def _lu_kumar() -> dict[str, Any]:
     steps = [("first", 0.1), ("second", 0.6), ("second", 0.1), ("first", 0.6)]
     return {
         "ticks": 1000,
-        "slots": 4000,
+        "slots": 1500,
         "groups": {"first": {}, "second": {}},
         "products": {
             "part": {
@@ -323,7 +323,7 @@ _MADE: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "M/D/1": ("a queue at load 0.8 with fixed service", lambda: _queue(0.8, 1.0)),
     "M/G/1": (
         "a queue at load 0.9 with log-normal service, cv 0.5",
-        lambda: _queue(0.9, _lognormal(0.5)),
+        lambda: _queue(0.9, _lognormal(0.5), slots=200),
     ),
     "M/G/1-variable": (
         "a queue at load 0.9 with log-normal service, cv 1",

@@ -1,0 +1,200 @@
+"""The fab as an environment: other people's checks, and integrals against the figures."""
+
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from envs.fab import describe, env, figures, rules
+from envs.fab import simulate as sim
+from rlax_lab import vector
+
+SMALL: dict[str, Any] = {
+    "conwip": 6,
+    "ticks": 1000,
+    "groups": {
+        "litho": {
+            "tools": 2,
+            "setups": 5,
+            "setup": "m1",
+            "energy": {"processing": 9, "setup": 4, "idle": 2, "down": 1},
+        },
+        "etch": {"breakdown": {"until": {"mean": 400, "kind": "exponential"}, "repair": 30}},
+    },
+    "products": {
+        "a": {
+            "route": [
+                {
+                    "group": "litho",
+                    "time": {"mean": 20, "kind": "uniform", "cv": 0.3},
+                    "setup": "m1",
+                    "transport": 2,
+                },
+                ["etch", {"mean": 12, "kind": "lognormal", "cv": 0.5}],
+                {
+                    "group": "litho",
+                    "time": {"mean": 15, "kind": "uniform", "cv": 0.3},
+                    "setup": "m2",
+                },
+            ],
+            "due_factor": [1.2, 3],
+            "weight": [1, 4],
+        }
+    },
+}
+
+
+def fabs(**kwargs: Any) -> env.FabEnv:
+    return env.FabEnv(describe.Plan(SMALL), days=0.5, **kwargs)
+
+
+@pytest.mark.parametrize("make", [fabs, lambda: env.FlatFabEnv(describe.Plan(SMALL), days=0.5)])
+def test_interface(make: Any) -> None:
+    """What `reset_env` gives, `step_env` gives again, and observations lie in their space."""
+    fab = make()
+    params = fab.default_params
+    vector.check_environment(fab, params)
+    observation, state = jax.jit(fab.reset_env)(jax.random.key(0), params)
+    step = jax.jit(fab.step_env)
+    for i in range(30):
+        key = jax.random.key(i)
+        action = fab.action_space(params).sample(key)
+        observation, state, reward, _, info = step(key, state, action, params)
+        assert np.isfinite(reward)
+        assert 0 < float(info["discount"]) <= 1
+        for x in jax.tree.leaves(observation):
+            if x.dtype == jnp.float32:
+                assert (np.abs(x) <= 5).all()
+
+
+def test_gymnasium() -> None:
+    """The registered id, with Gymnasium's own checker."""
+    made = gymnasium.make("envs.fab.gym:rlax_lab/Fab-v0", fab=describe.Plan(SMALL), days=0.5)
+    check_env(made.unwrapped, skip_render_check=True)
+    observation, info = made.reset(seed=3)
+    again, _ = made.reset(seed=3)
+    np.testing.assert_array_equal(observation, again)
+    steps, ended = 0, False
+    while not ended:
+        action = int(np.flatnonzero(info["action_mask"])[-1])
+        observation, _, terminated, truncated, info = made.step(action)
+        assert made.observation_space.contains(observation)
+        ended, steps = terminated or truncated, steps + 1
+    assert truncated
+    assert not terminated
+    assert steps > 10
+
+
+def play(fab: env.FabEnv, choose: Any, steps: int = 400) -> tuple[Any, np.ndarray, float]:
+    """An episode from key 0: the last state, the sum of objectives, and of rewards."""
+    params = fab.default_params
+    _, state = fab.reset_env(jax.random.key(0), params)
+
+    def body(carry: Any, _: Any) -> Any:
+        state, total, rewards = carry
+        over = fab.is_truncated(state, params)
+        _, new, reward, _, info = fab.step_env(
+            jax.random.key(0), state, choose(fab.observe(None, state, None, params)), params
+        )
+        keep = lambda x, y: jnp.where(over, x, y)  # noqa: E731
+        state = jax.tree.map(keep, state, new)
+        return (
+            state,
+            total + jnp.where(over, 0.0, info["objectives"]),
+            rewards + jnp.where(over, 0.0, reward),
+        ), None
+
+    start = (state, jnp.zeros(5), jnp.float32(0.0))
+    (state, total, rewards), _ = jax.jit(lambda carry: jax.lax.scan(body, carry, length=steps))(
+        start
+    )
+    assert bool(fab.is_truncated(state, params))
+    return state, np.asarray(total), float(rewards)
+
+
+def first_in_first_out(seen: env.Observation) -> jax.Array:
+    """An action that names no lot: every group takes the lot that came first."""
+    return jnp.full(seen.active.shape, -1)
+
+
+@pytest.mark.parametrize("one_at_a_time", [False, True])
+def test_rewards_are_the_integrals(one_at_a_time: bool) -> None:
+    """An episode under FIFO: the same fab as the simulator's, and its figures, objective by one."""
+    fab = fabs(one_at_a_time=one_at_a_time)
+    params = fab.default_params
+    state, total, rewards = play(fab, first_in_first_out)
+    plan = describe.Plan(SMALL)
+    window = figures.Window(jnp.int32(0), params.horizon)
+    alone = sim.run(
+        params.instance,
+        rules.parse("FIFO"),
+        sim.start(params.instance, jax.random.key(0)[None], window),
+    )
+    for x, y in zip(
+        jax.tree.leaves(state.fab.figures), jax.tree.leaves(alone.figures), strict=True
+    ):
+        np.testing.assert_array_equal(x, y[0])
+    found = figures.measure(plan, alone)
+    horizon = float(params.horizon)
+    lots, weight, rate, power, _ = np.asarray(params.reference)
+    before = env.make_params(plan, 0.5)
+    scale = float(before.scale)
+    # The interval before the first choice belongs to no step; here it has no length.
+    expected = {
+        0: -found["wip"][0] * horizon / lots / scale,
+        2: found["finished"][0] / rate / scale,
+        4: found["utilisation"][0] * horizon / scale,
+    }
+    for i, value in expected.items():
+        assert total[i] == pytest.approx(value, rel=1e-4), env.OBJECTIVES[i]
+    # Overdue lots count from when they are due, also those still in the fab.
+    lots_now = state.fab.lots
+    leaving = np.asarray(lots_now.group) == 2
+    until = np.where(leaving, np.minimum(lots_now.ready, horizon), horizon)
+    late = np.maximum(until - np.maximum(lots_now.due, lots_now.release), 0) * lots_now.weight
+    tardiness = float(alone.figures.weighted_tardiness.numpy().sum() + late.sum())
+    assert total[1] == pytest.approx(-tardiness / (lots * weight) / scale, rel=1e-4)
+    energy = found["energy_per_lot"][0] * found["finished"][0]
+    hours = plan.seconds / 3600
+    assert total[3] == pytest.approx(-energy / hours / power / scale, rel=1e-4)
+    assert rewards == pytest.approx(float(params.weights @ total), rel=1e-4)
+
+
+def test_choices_are_obeyed() -> None:
+    """Last in, first out through actions is the rule of that name."""
+    fab = fabs()
+    params = fab.default_params
+
+    def last(seen: env.Observation) -> jax.Array:
+        # Time waited is the third feature; hardly two lots ever come at the same tick.
+        groups = jnp.arange(seen.active.shape[0])[:, None]
+        here = (seen.group[None] == groups) & seen.options[None]
+        return jnp.argmin(jnp.where(here, seen.lots[None, :, 2], jnp.inf), axis=1)
+
+    state, _, _ = play(fab, last)
+    window = figures.Window(jnp.int32(0), params.horizon)
+    start = sim.start(params.instance, jax.random.key(0)[None], window)
+    alone = sim.run(params.instance, rules.parse("LIFO"), start)
+    other = sim.run(params.instance, rules.parse("FIFO"), start)
+    moves = np.asarray(state.fab.figures.cycle_time.low)
+    np.testing.assert_array_equal(moves, np.asarray(alone.figures.cycle_time.low)[0])
+    assert (moves != np.asarray(other.figures.cycle_time.low)[0]).any()
+
+
+def test_waiting() -> None:
+    """A group that always waits starts nothing by choice; one that may not, ignores the wish."""
+    wait = lambda seen: jnp.full(seen.active.shape, seen.group.shape[0])  # noqa: E731
+    idle, _, _ = play(fabs(may_wait=True), wait)
+    busy, _, _ = play(fabs(), wait)
+    fifo, _, _ = play(fabs(), first_in_first_out)
+    assert int(idle.fab.figures.moves.sum()) == 0
+    for x, y in zip(jax.tree.leaves(busy), jax.tree.leaves(fifo), strict=True):
+        np.testing.assert_array_equal(_data(x), _data(y))
+
+
+def _data(x: Any) -> Any:
+    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
