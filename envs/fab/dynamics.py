@@ -219,10 +219,15 @@ def advance(instance: Instance, state: State, one_at_a_time: bool) -> tuple[Stat
     # Each lot reaches its next group, or leaves its slot, no earlier than this.
     start = jnp.maximum(lots.ready, jnp.append(times, 0)[lots.group])
     ahead = lots.processing
-    if instance.transport is not None:
-        ahead = ahead + instance.transport[lots.op]
-    arrival = jnp.where(leaving, lots.ready, jnp.minimum(start, NEVER) + ahead)
-    bound = jnp.minimum(arrival.min(), state.window.end)
+    if instance.transport is not None and instance.rework is None:
+        # One that leaves is not carried anywhere, and what is skipped may be all that is left.
+        ahead = ahead + jnp.where(instance.left[lots.op] > 1, instance.transport[lots.op], 0)
+    arrival = jnp.where(leaving, NEVER, jnp.minimum(start, NEVER) + ahead).min()
+    exits = jnp.where(leaving, lots.ready, NEVER)
+    slot = jnp.argmin(exits)
+    # Lots that leave at one tick do so in the order of their slots, so all of them must be known.
+    leaves = exits[slot] < jnp.minimum(arrival, state.window.end)
+    bound = jnp.minimum(jnp.minimum(arrival, exits[slot]), state.window.end)
 
     active = times < bound
     if one_at_a_time:
@@ -234,8 +239,6 @@ def advance(instance: Instance, state: State, one_at_a_time: bool) -> tuple[Stat
         until = jnp.minimum(bound, times.min() + 1) if one_at_a_time else bound
         state = _go_down(instance, state, pending & (due < until))
 
-    slot = jnp.argmin(jnp.where(leaving, lots.ready, NEVER))
-    leaves = leaving[slot] & (lots.ready[slot] == bound) & (bound < state.window.end)
     figures = state.figures.left(
         state.window,
         leaves,
