@@ -1,11 +1,13 @@
 """The simulator against an independent model in SimPy, dispatch by dispatch.
 
-Random fabs of a dozen structures, which between them use every feature, each under several rules;
-within a structure all values are random. Every dispatch must be the same: lot, operation, group,
+Random fabs of a dozen structures, which between them use every feature, under all rules; within a
+structure all values are random. Every dispatch must be the same: lot, operation, group,
 tool, and the ticks of start, setup and end; so must the integrals over the window.
 """
 
-from typing import Any
+import functools
+import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,36 +18,79 @@ from envs.fab import describe, dynamics, figures, instance, rules
 from envs.fab import simulate as sim
 from tests import fab_simpy
 
-FABS = 8  # per structure and set of rules, all of them in one program
-FEATURES = "transport setups batches minimum calendar busy service pieces shifts rework sampling hot spread"
+FABS = 16  # per structure, each with a rule of its own, all of them in one program
+FEATURES = (
+    "transport setups batches minimum calendar busy service pieces shifts rework sampling "
+    "hot spread"
+)
+START, END = 300, 3000  # the window
 KINDS = ("deterministic", "uniform", "lognormal", "exponential", "gamma")
 
-# Structure: features, releases, kinds of times. Rules follow.
-STRUCTURES: list[tuple[str, str, tuple[str, ...], tuple[str, ...]]] = [
-    ("", "conwip", ("deterministic",), ("FIFO", "LIFO", "SPT")),
-    ("transport hot", "poisson", ("exponential", "uniform"), ("EDD", "ODD", "weight > LPT")),
-    ("setups hot", "conwip", ("deterministic", "lognormal"), ("setup > FIFO", "ATCS(2,0.5)", "CR")),
-    ("batches transport", "poisson", ("uniform",), ("FIFO", "S/RO", "WMOD @ 0.625")),
-    ("batches minimum setups", "conwip", ("deterministic",), ("MWKR", "slack @ 0.3", "random")),
-    ("calendar", "periodic", ("uniform",), ("LWKR", "MOPNR", "FDD/MWKR")),
-    ("busy transport", "conwip", ("gamma", "exponential"), ("WSPT", "MOD", "WMDD")),
-    ("service pieces", "poisson", ("deterministic",), ("ATC(2)", "FBFS", "LBFS")),
-    ("calendar busy service pieces", "conwip", ("uniform",), ("FSVL(2)", "FSVCT(2)", "FIFO")),
-    ("shifts transport", "list", ("lognormal",), ("FSMCT(50,2)", "PT+WINQ", "EDD")),
-    ("rework sampling hot", "conwip", ("deterministic",), ("evolved16(10)", "CR", "random")),
-    (
-        FEATURES,
-        "conwip",
-        KINDS,
-        ("setup > weight > EDD", "evolved20(10) @ 0.125", "PT+WINQ", "ATCS(2,0.5) @ 0.5"),
-    ),
-    (
-        FEATURES.removesuffix(" spread"),
-        "poisson",
-        ("deterministic", "gamma"),
-        ("setup > WSPT", "evolved16(10)", "weight > ODD"),
-    ),
+# Features, releases, kinds of times; whether groups dispatch one at a time.
+STRUCTURES: list[tuple[str, str, tuple[str, ...], bool]] = [
+    ("", "conwip", ("deterministic",), False),
+    ("transport hot", "poisson", ("exponential", "uniform"), False),
+    ("setups hot", "conwip", ("deterministic", "lognormal"), False),
+    ("batches transport", "poisson", ("uniform",), False),
+    ("batches minimum setups", "conwip", ("deterministic",), True),
+    ("calendar", "periodic", ("uniform",), False),
+    ("busy transport", "conwip", ("gamma", "exponential"), False),
+    ("service pieces", "poisson", ("deterministic",), True),
+    ("calendar busy service pieces", "conwip", ("uniform",), False),
+    ("shifts transport", "list", ("lognormal",), True),
+    ("rework sampling hot transport", "conwip", ("deterministic",), False),
+    (FEATURES, "conwip", KINDS, False),
+    (FEATURES.removesuffix(" spread"), "poisson", ("deterministic", "lognormal"), True),
 ]
+# Every key there is; the last one sees other groups' queues.
+CHOICES = [name for name in fab_simpy.KEYS if name not in ("setup", "weight", "PT+WINQ")]
+
+
+class Choice(NamedTuple):
+    """The rule of one fab, as data: setup first, weight first, a key, the least part of a batch."""
+
+    setup: jax.Array
+    weight: jax.Array
+    key: jax.Array
+    at_least: jax.Array
+
+
+def choices(index: int) -> tuple[Choice, list[list[str]]]:
+    """Rules of a structure's fabs, and the names of their keys."""
+    rng = np.random.default_rng([7, index])
+    names = [*CHOICES, *["PT+WINQ"] * STRUCTURES[index][3]]
+    keys = [names[(index * FABS + i) % len(names)] for i in range(FABS)]
+    if STRUCTURES[index][3]:
+        keys[::5] = ["PT+WINQ"] * len(keys[::5])
+    setup, weight = rng.integers(2, size=(2, FABS))
+    named = [
+        ["setup"] * s + ["weight"] * w + [k]
+        for s, w, k in zip(setup.tolist(), weight.tolist(), keys, strict=True)
+    ]
+    at_least = rng.choice(np.float32([0, 0.125, 0.5, 0.625]), FABS)
+    numbers = [names.index(key) for key in keys]
+    return Choice(*map(jnp.asarray, (setup, weight, numbers, at_least))), named
+
+
+def rule_of(choice: Choice, index: int) -> rules.Rule:
+    """The rule that a `Choice` says. Keys are float32, exact for ticks below 2^24."""
+    names = [*CHOICES, *["PT+WINQ"] * STRUCTURES[index][3]]
+
+    def chosen(queue: Any) -> jax.Array:
+        keys = [rules.parse(name).keys[0](queue) for name in names]
+        # The upper bits of random words are as random, and exact.
+        keys = [k >> 8 if k.dtype == jnp.uint32 else k for k in keys]
+        return jnp.stack([k.astype(jnp.float32) for k in keys])[choice.key]
+
+    if STRUCTURES[index][3]:
+        chosen = rules.looks_elsewhere(chosen)
+    return rules.Rule(
+        lambda queue: queue.setup * choice.setup,
+        lambda queue: -queue.weight * choice.weight,
+        chosen,
+        # Which family goes first is fixed in a program, so structures take turns.
+        batching=rules.Batching(complete_first=index % 2 == 0, at_least=choice.at_least),
+    )
 
 
 def random_fab(rng: np.random.Generator, features: str, releases: str, kinds: Any) -> dict:
@@ -148,86 +193,91 @@ def random_fab(rng: np.random.Generator, features: str, releases: str, kinds: An
     return fab
 
 
-def structures(index: int, rule: int) -> list[describe.Plan]:
+def plans_of(index: int) -> list[describe.Plan]:
     features, releases, kinds, _ = STRUCTURES[index]
-    rng = np.random.default_rng([index, rule])
+    rng = np.random.default_rng(index)
     return [describe.Plan(random_fab(rng, features, releases, kinds)) for _ in range(FABS)]
 
 
-def padded(plans: list[describe.Plan], like: list[describe.Plan] = ()) -> instance.Instance:  # type: ignore[assignment]
-    return jax.tree.map(jnp.asarray, instance.stack([plan.instance for plan in [*plans, *like]]))
+class Run(NamedTuple):
+    """Fabs of a structure, and all that they did."""
+
+    fabs: instance.Instance
+    names: list[list[str]]
+    choice: Choice
+    state: Any
+    moves: Any
 
 
-def record(
-    fabs: Any, rule: rules.Rule, window: figures.Window, steps: int, one_at_a_time: bool = False
-) -> tuple[Any, Any]:
-    """The last states and the moves ``[steps, B, N]`` of a batch of fabs."""
-    keys = jax.random.split(jax.random.key(5), fabs.tools.shape[0])
+@functools.cache
+def run(index: int, one_at_a_time: bool = False) -> Run:
+    """Runs a structure's fabs to the end of the window."""
+    fabs = jax.tree.map(jnp.asarray, instance.stack([plan.instance for plan in plans_of(index)]))
+    choice, names = choices(index)
+    window = figures.Window(jnp.int32(START), jnp.int32(END))
 
     @jax.jit
-    def run(fabs: Any, keys: Any) -> Any:
+    def simulate(fabs: Any, choice: Choice, keys: Any) -> Any:
         state = sim.start(fabs, keys, window, batched=True)
 
+        def one(fab: Any, choice: Choice, state: Any) -> Any:
+            return dynamics.step(fab, rule_of(choice, index), state, one_at_a_time)
+
         def body(state: Any, _: Any) -> Any:
-            return jax.vmap(lambda f, s: dynamics.step(f, rule, s, one_at_a_time))(fabs, state)
+            return jax.vmap(one)(fabs, choice, state)
 
-        return jax.lax.scan(body, state, length=steps)
+        return jax.lax.scan(body, state, length=4000)
 
-    state, moves = run(fabs, keys)
+    state, moves = simulate(fabs, choice, keys_of())
     assert jax.vmap(dynamics.finished)(fabs, state).all(), "more steps are needed"
-    return state, jax.tree.map(np.asarray, moves)
+    return Run(fabs, names, choice, state, jax.tree.map(np.asarray, moves))
 
 
-def dispatches(moves: Any, fab: int, end: int) -> list[fab_simpy.Dispatch]:
-    """Those of one fab that ended before `end`, in a fixed order."""
+def keys_of() -> jax.Array:
+    return jax.random.split(jax.random.key(5), FABS)
+
+
+def dispatches(moves: Any, fab: int) -> list[fab_simpy.Dispatch]:
+    """Those of one fab that ended before the horizon, in a fixed order."""
     one = jax.tree.map(lambda x: x[:, fab], moves)
-    rows = np.stack([getattr(one, name) for name in fab_simpy.Dispatch._fields], axis=-1)[one.moved]
-    return sorted(fab_simpy.Dispatch(*map(int, row)) for row in rows if row[-1] < end)
+    columns = [getattr(one, name) for name in fab_simpy.Dispatch._fields]
+    rows = np.stack(columns, axis=-1)[one.moved]
+    return sorted(fab_simpy.Dispatch(*map(int, row)) for row in rows if row[-1] < END)
 
 
-def model(fabs: Any, fab: int, spec: str, end: int) -> fab_simpy.Fab:
-    rule = rules.parse(spec)
-    names = [word.strip() for word in spec.partition("@")[0].split(">")]
-    one = jax.tree.map(lambda x: x[fab], fabs)
+def model(done: Run, fab: int, index: int) -> fab_simpy.Fab:
+    """The same fab in SimPy."""
     made = fab_simpy.Fab(
-        one,
-        jax.random.split(jax.random.key(5), fabs.tools.shape[0])[fab],
-        [fab_simpy.KEYS[name] for name in names],
-        rule.batching.complete_first,
-        rule.batching.at_least,
-        end,
+        jax.tree.map(lambda x: x[fab], done.fabs),
+        keys_of()[fab],
+        [fab_simpy.KEYS[name] for name in done.names[fab]],
+        complete_first=index % 2 == 0,
+        at_least=float(done.choice.at_least[fab]),
+        end=END,
     )
     made.run()
     return made
 
 
-CASES = [(i, r) for i, (*_, names) in enumerate(STRUCTURES) for r in range(len(names))]
-
-
-@pytest.mark.parametrize(
-    ("index", "rule"), CASES, ids=[f"{i}-{STRUCTURES[i][3][r]}" for i, r in CASES]
-)
-def test_dispatches_are_simpys(index: int, rule: int) -> None:
-    spec = STRUCTURES[index][3][rule]
-    start, end = 300, 2000
-    fabs = padded(structures(index, rule))
-    window = figures.Window(jnp.int32(start), jnp.int32(end))
-    state, moves = record(fabs, rules.parse(spec), window, 2500)
-    assert not state.late.any()
+@pytest.mark.parametrize("index", range(len(STRUCTURES)))
+def test_dispatches_are_simpys(index: int) -> None:
+    done = run(index)
+    assert not done.state.late.any()
+    total = 0
     for fab in range(FABS):
-        other = model(fabs, fab, spec, end)
-        ours, theirs = dispatches(moves, fab, end), sorted(other.dispatches)
-        assert len(theirs) > 150
-        wrong = [pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]]
-        first = min(wrong, key=lambda pair: min(p.start for p in pair), default=None)
-        assert (first, len(ours)) == (None, len(theirs)), f"fab {fab}"
-        check_figures(state, fab, other, start, end)
+        other = model(done, fab, index)
+        ours, theirs = dispatches(done.moves, fab), sorted(other.dispatches)
+        wrong = sorted({*ours} ^ {*theirs}, key=lambda d: (d.start, d.number))
+        assert (wrong[:2], len(ours)) == ([], len(theirs)), (fab, done.names[fab])
+        check_figures(done.state, fab, other)
+        total += len(theirs)
+    assert total > 250 * FABS
 
 
-def check_figures(state: Any, fab: int, other: fab_simpy.Fab, start: int, end: int) -> None:
+def check_figures(state: Any, fab: int, other: fab_simpy.Fab) -> None:
     """Integrals over the window equal those of the model's own past."""
     found = jax.tree.map(lambda x: x[fab], state.figures)
-    left = [lot for lot in other.lots if lot.left is not None and start < lot.left < end]
+    left = [lot for lot in other.lots if lot.left is not None and START < lot.left < END]
     for product in range(2):
         mine = [lot for lot in left if lot.product == product]
         assert int(found.finished[product]) == len(mine)
@@ -237,8 +287,8 @@ def check_figures(state: Any, fab: int, other: fab_simpy.Fab, start: int, end: i
         assert int(found.tardiness.numpy()[product]) == sum(late)
         weighted = sum(x * lot.weight for x, lot in zip(late, mine, strict=True))
         assert int(found.weighted_tardiness.numpy()[product]) == weighted
-    ended = [d for d in other.dispatches if start < d.end < end]
-    ticks = fab_simpy.integrals(other, start)
+    ended = [d for d in other.dispatches if START < d.end < END]
+    ticks = fab_simpy.integrals(other, START)
     for group in range(other.groups):
         # What ends exactly at the horizon is the simulator's, and not yet the model's.
         at_end = int(found.moves[group]) - sum(d.group == group for d in ended)
@@ -250,3 +300,165 @@ def check_figures(state: Any, fab: int, other: fab_simpy.Fab, start: int, end: i
             assert 0 <= slack <= 3 * 150, (name, group, slack)
             if all(tool.idle for tool in other.tools[group]):
                 assert slack == 0, (name, group)
+
+
+@pytest.mark.parametrize("index", [2, 8, 10])
+def test_one_dispatch_at_a_time_is_the_same(index: int) -> None:
+    """Letting many groups dispatch in one step changes nothing, and takes fewer steps."""
+    many, one = run(index), run(index, one_at_a_time=True)
+    for fab in range(FABS):
+        assert dispatches(many.moves, fab) == dispatches(one.moves, fab)
+    for x, y in zip(
+        jax.tree.leaves(many.state.figures), jax.tree.leaves(one.state.figures), strict=True
+    ):
+        np.testing.assert_array_equal(x, y)
+    steps = [int(r.moves.moved.any(-1).sum()) for r in (many, one)]
+    assert steps[0] < 0.8 * steps[1]
+
+
+def test_vmapped_fabs_do_what_they_do_alone() -> None:
+    index = 11
+    together = run(index)
+    window = figures.Window(jnp.int32(START), jnp.int32(END))
+
+    @jax.jit
+    def simulate(fab: Any, choice: Choice, key: Any) -> Any:
+        def body(state: Any, _: Any) -> Any:
+            return dynamics.step(fab, rule_of(choice, index), state)
+
+        return jax.lax.scan(body, dynamics.init(fab, key, window), length=1000)
+
+    for fab in (0, 5):
+        pick = functools.partial(jax.tree.map, lambda x, fab=fab: x[fab])
+        _, moves = simulate(pick(together.fabs), pick(together.choice), keys_of()[fab])
+        for name in dynamics.Moves._fields:
+            moved = np.asarray(moves.moved)
+            ours, theirs = (
+                getattr(together.moves, name)[:1000, fab],
+                np.asarray(getattr(moves, name)),
+            )
+            np.testing.assert_array_equal(ours[moved], theirs[moved], err_msg=name)
+
+
+def test_jit_is_no_jit() -> None:
+    plan = plans_of(0)[0]
+    fab = jax.tree.map(jnp.asarray, plan.instance)
+    window = figures.Window(jnp.int32(0), jnp.int32(END))
+    rule = rules.parse("EDD")
+    state = dynamics.init(fab, jax.random.key(0), window)
+    jitted = jax.jit(lambda state: dynamics.step(fab, rule, state))
+    for _ in range(5):
+        expected, moves = jitted(state)
+        with jax.disable_jit():
+            state, plain = dynamics.step(fab, rule, state)
+        for x, y in zip(
+            jax.tree.leaves((expected, moves)), jax.tree.leaves((state, plain)), strict=True
+        ):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_two_rules_see_the_same_draws() -> None:
+    """Lots, processing times and failures belong to entities, not to the order of events."""
+    features, releases, kinds, _ = STRUCTURES[1]
+    rng = np.random.default_rng(3)
+    plan = describe.Plan(random_fab(rng, f"{features} calendar", releases, kinds))
+    fab = jax.tree.map(jnp.asarray, plan.instance)
+    window = figures.Window(jnp.int32(0), jnp.int32(END))
+
+    def lots(name: str) -> tuple[dict[int, tuple[int, ...]], dict[tuple[int, int], int]]:
+        rule = rules.parse(name)
+        state = dynamics.init(fab, jax.random.key(1), window)
+
+        def body(state: Any, _: Any) -> Any:
+            after, moves = dynamics.step(fab, rule, state)
+            return after, (state.lots, moves)
+
+        _, (seen, moves) = jax.jit(lambda s: jax.lax.scan(body, s, length=1500))(state)
+        seen, moves = jax.tree.map(np.asarray, (seen, moves))
+        orders = {
+            int(n): tuple(map(int, row))
+            for n, *row in zip(
+                seen.number.ravel(), seen.release.ravel(), seen.due.ravel(), seen.weight.ravel(),
+                strict=True,
+            )
+        }  # fmt: skip
+        took = {
+            (int(n), int(op)): int(time)
+            for n, op, time in zip(
+                moves.number[moves.moved], moves.op[moves.moved], seen.processing[moves.moved],
+                strict=True,
+            )
+        }  # fmt: skip
+        return orders, took
+
+    (orders, took), (others, taken) = lots("SPT"), lots("LIFO")
+    shared, both = orders.keys() & others.keys(), took.keys() & taken.keys()
+    assert len(shared) > 40
+    assert len(both) > 200
+    assert all(orders[n] == others[n] for n in shared)
+    assert all(took[n] == taken[n] for n in both)
+
+
+@pytest.mark.parametrize("index", [3, 8, 11])
+def test_invariants(index: int) -> None:
+    """What must hold in any fab: of lots, tools, batches, times and integrals."""
+    done = run(index)
+    fabs, moves, state = jax.tree.map(np.asarray, (done.fabs, done.moves, done.state))
+    for fab in range(FABS):
+        by_tool: dict[tuple[int, int], dict[int, list[tuple[int, ...]]]] = {}
+        by_lot: dict[int, list[tuple[int, int]]] = {}
+        one = jax.tree.map(lambda x, fab=fab: x[:, fab], moves)
+        for n, op, g, t, start, end in zip(
+            *(getattr(one, name)[one.moved] for name in
+              ("number", "op", "group", "tool", "start", "end")), strict=True,
+        ):  # fmt: skip
+            by_tool.setdefault((int(g), int(t)), {}).setdefault(int(start), []).append((end, op))
+            by_lot.setdefault(int(n), []).append((int(start), int(end)))
+            assert fabs.group[fab][op] == g
+            assert fabs.tools[fab][g, t]
+        for (group, tool), runs in by_tool.items():
+            before = 0
+            for start in sorted(runs):
+                ends, ops = zip(*runs[start], strict=True)
+                assert before <= start < ends[0] < instance.NEVER, (group, tool)
+                assert len(set(ends)) == 1
+                before = ends[0]
+                if fabs.batches is None:
+                    assert len(ops) == 1
+                    continue
+                family = {int(fabs.batches.family[fab][op]) for op in ops}
+                assert len(family) == 1
+                assert fabs.batches.minimum[fab][ops[0]] <= len(ops)
+                assert len(ops) <= fabs.batches.maximum[fab][ops[0]]
+        for spans in by_lot.values():
+            assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
+        # Lots are those that left and those in their slots.
+        left = int(state.figures.finished[fab].sum())
+        assert int(state.count[fab]) >= left + int(fabs.slots) * (left > 0)
+        assert len(set(state.lots.number[fab].tolist())) == fabs.slots
+        # No tool does more than there is time for.
+        used = sum(
+            getattr(done.state.figures, name).numpy()[fab]
+            for name in ("processing", "setup", "down")
+        )
+        assert (used <= fabs.tools[fab].sum(1) * (END - START)).all()
+
+
+def test_too_few_slots_are_told() -> None:
+    plan = {
+        "groups": {"g": {}},
+        "products": {"p": {"route": [["g", 10]], "release": 11}},
+        "slots": 1,
+    }
+    window = figures.Window(jnp.int32(0), jnp.int32(3000))
+
+    def late(description: dict[str, Any]) -> bool:
+        fab = jax.tree.map(jnp.asarray, describe.Plan(description).instance)
+        state = sim.start(fab, jax.random.split(jax.random.key(0), 1), window)
+        return bool(sim.run(fab, rules.parse("FIFO"), state).late[0])
+
+    assert not late(plan)
+    route = [["g", 10], {"group": "h", "time": 10}]
+    plan |= {"groups": {"g": {}, "h": {}}, "products": {"p": {"route": route, "release": 11}}}
+    assert late(plan)
+    assert not late({**plan, "slots": 2})

@@ -220,8 +220,12 @@ def advance(instance: Instance, state: State, one_at_a_time: bool) -> tuple[Stat
     start = jnp.maximum(lots.ready, jnp.append(times, 0)[lots.group])
     ahead = lots.processing
     if instance.transport is not None and instance.rework is None:
-        # One that leaves is not carried anywhere, and what is skipped may be all that is left.
-        ahead = ahead + jnp.where(instance.left[lots.op] > 1, instance.transport[lots.op], 0)
+        # A lot that leaves is not carried anywhere, and what is skipped may be all that is left.
+        # One in a batch is done with its leader, whose own bound holds for the batch.
+        carried = instance.left[lots.op] > 1
+        if instance.batches is not None:
+            carried = carried & (instance.batches.family[lots.op] == 0)
+        ahead = ahead + jnp.where(carried, instance.transport[lots.op], 0)
     arrival = jnp.where(leaving, NEVER, jnp.minimum(start, NEVER) + ahead).min()
     exits = jnp.where(leaving, lots.ready, NEVER)
     slot = jnp.argmin(exits)

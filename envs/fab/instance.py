@@ -289,7 +289,9 @@ def _pad(arrays: tuple[Any, ...]) -> Any:
     if arrays[0] is None:
         return None
     arrays = tuple(map(np.asarray, arrays))
-    shape = np.max([x.shape for x in arrays], axis=0).astype(int)
-    return np.stack(
-        [np.pad(x, [(0, n - m) for n, m in zip(shape, x.shape, strict=True)]) for x in arrays]
-    )
+    shape = [max(sizes) for sizes in zip(*(x.shape for x in arrays), strict=True)]
+    filled = []
+    for x in arrays:
+        missing = [(0, n - m) for n, m in zip(shape, x.shape, strict=True)]
+        filled.append(np.pad(x, missing) if missing else x)
+    return np.stack(filled)
