@@ -33,6 +33,8 @@ from .instance import NEVER, Conwip, Duration, Instance, Planned, Renewal
 from .queue import Queue, best, per_group
 from .rules import Rule
 
+Optional = Any  # an array, or None where the instance lacks the feature
+
 
 class Lots(NamedTuple):
     """The lots in N slots, all ``[N]``.
@@ -64,7 +66,7 @@ class Lots(NamedTuple):
     factor: jax.Array
     number: jax.Array
     returns: jax.Array
-    luck: jax.Array | None
+    luck: Optional
     cycle: jax.Array
     key: Words
 
@@ -84,12 +86,12 @@ class Tools(NamedTuple):
     """
 
     free: jax.Array
-    setup: jax.Array | None
-    fails: jax.Array | None
-    failures: jax.Array | None
-    service_at: jax.Array | None
-    services: jax.Array | None
-    pieces: jax.Array | None
+    setup: Optional
+    fails: Optional
+    failures: Optional
+    service_at: Optional
+    services: Optional
+    pieces: Optional
 
 
 class State(NamedTuple):
@@ -112,10 +114,10 @@ class State(NamedTuple):
     lots: Lots
     tools: Tools
     asked: jax.Array
-    waits: jax.Array | None
+    waits: Optional
     next_release: jax.Array
     released: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # a tuple's method of that name is not used
     late: jax.Array
     window: Window
     figures: Figures
@@ -369,7 +371,13 @@ def _empty(instance: Instance) -> Lots:
     zeros = jnp.zeros(instance.slots, jnp.int32)
     words = jnp.zeros(instance.slots, jnp.uint32)
     return Lots(
-        *([zeros] * 7),
+        op=zeros,
+        group=zeros,
+        ready=zeros,
+        processing=zeros,
+        release=zeros,
+        due=zeros,
+        weight=zeros,
         factor=jnp.zeros(instance.slots, jnp.float32),
         number=zeros,
         returns=zeros,
@@ -389,7 +397,7 @@ def _release(
         # The slot is a card, and the lot its next one.
         cycle = state.lots.cycle[slot] + 1
         key = draws.draw(state.key, draws.LOT, slot, cycle)
-        share = draws.uniform(draws.draw(key, draws.RELEASE, 0).a)
+        share = draws.uniform(draws.draw(key, draws.RELEASE, jnp.int32(0)).a)
         product = jnp.minimum((share >= source.share).sum(), instance.num_products - 1)
         at = now
     else:
@@ -413,8 +421,10 @@ def _release(
     released = released + (jnp.arange(instance.num_products) == product)
     op = instance.first[product]
     work = instance.done[op] + instance.remaining[op] - instance.work[op]
-    worth = draws.draw(key, draws.ORDER, 0)
-    hot = draws.uniform(draws.draw(key, draws.HOT, 0).a) < orders.hot_probability[product]
+    worth = draws.draw(key, draws.ORDER, jnp.int32(0))
+    hot = (
+        draws.uniform(draws.draw(key, draws.HOT, jnp.int32(0)).a) < orders.hot_probability[product]
+    )
     low, high = orders.factor_low[product], orders.factor_high[product]
     factor = jnp.where(hot, orders.hot_factor[product], low + (high - low) * draws.uniform(worth.a))
     light, heavy = orders.weight_low[product], orders.weight_high[product]
@@ -515,14 +525,14 @@ def _members(
         & (queue.family > 0)
         & (queue.family == queue.of_group(family, 0))
     )
-    room = jnp.where(starts, maximum - 1, 0)
+    room: jax.Array = jnp.where(starts, maximum - 1, 0)
     joins = per_group(instance, queue.lots, may_join.astype(jnp.int32), "add", 0)
     all_fit = joins <= room
     fits = may_join & queue.of_group(all_fit, False)
     members, may_join = members | fits, may_join & ~fits
     room = jnp.where(all_fit, 0, room)
 
-    def body(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+    def body(carry: Any) -> Any:
         members, may_join, room = carry
         joins = slots == queue.of_group(best(queue, keys, may_join), -1)
         joins = joins & queue.of_group(room > 0, False)
@@ -632,8 +642,9 @@ def _next_down(instance: Instance, tools: Tools) -> jax.Array | None:
 def _go_down(instance: Instance, state: State, goes: jax.Array) -> State:
     """Takes idle tools that are due ``[G, T]`` down; a breakdown goes before maintenance."""
     tools = state.tools
-    start = end = tools.free
-    breaks = jnp.zeros_like(goes)
+    start: jax.Array = tools.free
+    end = start
+    breaks: jax.Array = jnp.zeros_like(goes)
     due = jnp.full_like(tools.free, NEVER)
     if instance.maintenance is not None:
         plan = instance.maintenance

@@ -70,4 +70,4 @@ class Fab(gymnasium.Env[np.ndarray, int]):
 
 
 if "rlax_lab/Fab-v0" not in gymnasium.registry:
-    gymnasium.register("rlax_lab/Fab-v0", entry_point=Fab)
+    gymnasium.register("rlax_lab/Fab-v0", entry_point=f"{__name__}:Fab")

@@ -11,9 +11,10 @@ one after another; S setup states; W shift windows. Times are integer ticks.
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 from flax import struct
+
+Array = Any  # NumPy's where an instance is described, JAX's where it is simulated
 
 # No time reaches this: what never happens. A run's horizon ends before LONGEST_RUN, and what
 # starts before it ends before NEVER.
@@ -25,9 +26,9 @@ LONGEST_RUN = 1_900_000_000
 class Duration:
     """Durations: `mean` in ticks, `cv` = standard deviation / mean, `kind` of `draws.KINDS`."""
 
-    mean: jax.Array
-    cv: jax.Array
-    kind: jax.Array
+    mean: Array
+    cv: Array
+    kind: Array
     kinds: tuple[int, ...] = struct.field(pytree_node=False)  # those that occur
 
 
@@ -42,9 +43,9 @@ class Setups:
       initial: ``[G]`` int32, the state of each group's tools at the start.
     """
 
-    state: jax.Array
-    time: jax.Array
-    initial: jax.Array
+    state: Array
+    time: Array
+    initial: Array
 
 
 @struct.dataclass
@@ -58,9 +59,9 @@ class Batches:
       largest: the largest maximum.
     """
 
-    family: jax.Array
-    minimum: jax.Array
-    maximum: jax.Array
+    family: Array
+    minimum: Array
+    maximum: Array
     families: int = struct.field(pytree_node=False)
     largest: int = struct.field(pytree_node=False)
 
@@ -76,8 +77,8 @@ class Breakdowns:
       until, repair: ``[G]`` times to failure and to repair.
     """
 
-    by_busy_time: jax.Array
-    fails: jax.Array
+    by_busy_time: Array
+    fails: Array
     until: Duration
     repair: Duration
 
@@ -94,10 +95,10 @@ class Maintenance:
       piece_duration: ``[G]`` of the maintenance after so many lots.
     """
 
-    period: jax.Array
-    first: jax.Array
+    period: Array
+    first: Array
     duration: Duration
-    pieces: jax.Array
+    pieces: Array
     piece_duration: Duration
 
 
@@ -111,9 +112,9 @@ class Shifts:
         (start = end = period) fills up the row.
     """
 
-    period: jax.Array
-    start: jax.Array
-    end: jax.Array
+    period: Array
+    start: Array
+    end: Array
 
 
 @struct.dataclass
@@ -128,9 +129,9 @@ class Rework:
       longest_skip: the longest sequence of operations that can be skipped at once.
     """
 
-    probability: jax.Array
-    back_to: jax.Array
-    sampled: jax.Array
+    probability: Array
+    back_to: Array
+    sampled: Array
     longest_skip: int = struct.field(pytree_node=False)
 
 
@@ -140,15 +141,15 @@ class Renewal:
     ticks, or after one such time where that is negative."""
 
     between: Duration
-    first: jax.Array
+    first: Array
 
 
 @struct.dataclass
 class Planned:
     """A given list of releases: `time` int32 and `product` int32 ``[R]``, in order of time."""
 
-    time: jax.Array
-    product: jax.Array
+    time: Array
+    product: Array
 
 
 @struct.dataclass
@@ -159,7 +160,7 @@ class Conwip:
     routes where `spread` is true, at the first operation otherwise.
     """
 
-    share: jax.Array
+    share: Array
     spread: bool = struct.field(pytree_node=False)
 
 
@@ -175,23 +176,23 @@ class Orders:
       weight_low, weight_high, hot_weight: ``[P]`` int32, at least 0 and below 2^15.
     """
 
-    factor_low: jax.Array
-    factor_high: jax.Array
-    weight_low: jax.Array
-    weight_high: jax.Array
-    hot_probability: jax.Array
-    hot_factor: jax.Array
-    hot_weight: jax.Array
+    factor_low: Array
+    factor_high: Array
+    weight_low: Array
+    weight_high: Array
+    hot_probability: Array
+    hot_factor: Array
+    hot_weight: Array
 
 
 @struct.dataclass
 class Energy:
     """Power of one tool of each group ``[G]`` float32, in kW, by what it does."""
 
-    processing: jax.Array
-    setup: jax.Array
-    idle: jax.Array
-    down: jax.Array
+    processing: Array
+    setup: Array
+    idle: Array
+    down: Array
 
 
 @struct.dataclass
@@ -214,16 +215,16 @@ class Instance:
       slots: how many lots can be in the fab at once; for CONWIP, how many are.
     """
 
-    tools: jax.Array
-    group: jax.Array
-    product: jax.Array
+    tools: Array
+    group: Array
+    product: Array
     processing: Duration
-    work: jax.Array
-    done: jax.Array
-    remaining: jax.Array
-    left: jax.Array
-    first: jax.Array
-    transport: jax.Array | None
+    work: Array
+    done: Array
+    remaining: Array
+    left: Array
+    first: Array
+    transport: Array | None
     releases: Renewal | Planned | Conwip
     orders: Orders
     setups: Setups | None
@@ -258,7 +259,7 @@ def stack(instances: list[Instance]) -> Instance:
     """
 
     def merge(*parts: Any) -> Any:
-        first = parts[0]
+        first: Any = parts[0]
         if first is None or not dataclasses.is_dataclass(first):
             return _pad(parts)
         fields = {}
@@ -270,7 +271,7 @@ def stack(instances: list[Instance]) -> Instance:
                 fields[field.name] = tuple(sorted(set().union(*values)))
             else:
                 fields[field.name] = max(values)
-        return first.replace(**fields)
+        return dataclasses.replace(first, **fields)
 
     features = {
         tuple(type(getattr(one, f.name)).__name__ for f in dataclasses.fields(one))

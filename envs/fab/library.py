@@ -273,9 +273,9 @@ def _mini_fab() -> dict[str, Any]:
     for before in states:
         row = {}
         for after in states:
-            step, product = before[0] != after[0], before[1] != after[1]
+            other_step, other_product = before[0] != after[0], before[1] != after[1]
             row["{}{}".format(*after)] = {(0, 0): 0, (1, 0): 10, (0, 1): 5, (1, 1): 12}[
-                (int(step), int(product))
+                (int(other_step), int(other_product))
             ]
         change["{}{}".format(*before)] = row
     products = {}
