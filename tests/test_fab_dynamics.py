@@ -462,3 +462,8 @@ def test_too_few_slots_are_told() -> None:
     plan |= {"groups": {"g": {}, "h": {}}, "products": {"p": {"route": route, "release": 11}}}
     assert late(plan)
     assert not late({**plan, "slots": 2})
+    # A batch that never fills frees no slot at all.
+    batch = {"group": "g", "time": 5, "batch": "b", "batch_min": 3, "batch_max": 3}
+    plan |= {"products": {"p": {"route": [batch], "release": 10}}}
+    assert late({**plan, "slots": 2})
+    assert not late({**plan, "slots": 3})

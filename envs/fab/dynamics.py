@@ -235,6 +235,10 @@ def advance(instance: Instance, state: State, one_at_a_time: bool) -> tuple[Stat
     leaves = exits[slot] < jnp.minimum(arrival, state.window.end)
     bound = jnp.minimum(jnp.minimum(arrival, exits[slot]), state.window.end)
 
+    if not isinstance(instance.releases, Conwip):
+        # No slot becomes free before `bound`, and all of them hold earlier releases.
+        state = state._replace(late=state.late | (state.next_release.min() < bound))
+
     active = times < bound
     if one_at_a_time:
         active = active & (jnp.arange(groups) == jnp.argmin(times))
@@ -392,7 +396,7 @@ def _release(
 ) -> State:
     """The next lot takes a slot that became free at `now`, where that `happens`."""
     source, orders = instance.releases, instance.orders
-    next_release, released, late = state.next_release, state.released, state.late
+    next_release, released = state.next_release, state.released
     if isinstance(source, Conwip):
         # The slot is a card, and the lot its next one.
         cycle = state.lots.cycle[slot] + 1
@@ -417,7 +421,6 @@ def _release(
             mine = jnp.arange(instance.num_products) == product
             next_release = jnp.where(mine, soon, next_release)
         key = draws.draw(state.key, draws.LOT, number, product)
-        late = late | ((at < now) & (at < state.window.end))
     released = released + (jnp.arange(instance.num_products) == product)
     op = instance.first[product]
     work = instance.done[op] + instance.remaining[op] - instance.work[op]
@@ -454,7 +457,6 @@ def _release(
         next_release=keep(next_release, state.next_release),
         released=keep(released, state.released),
         count=state.count + happens,
-        late=keep(late, state.late),
     )
 
 

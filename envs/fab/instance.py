@@ -260,7 +260,7 @@ def stack(instances: list[Instance]) -> Instance:
 
     def merge(*parts: Any) -> Any:
         first: Any = parts[0]
-        if first is None or not dataclasses.is_dataclass(first):
+        if first is None or isinstance(first, np.ndarray | np.generic):
             return _pad(parts)
         fields = {}
         for field in dataclasses.fields(first):
@@ -271,7 +271,7 @@ def stack(instances: list[Instance]) -> Instance:
                 fields[field.name] = tuple(sorted(set().union(*values)))
             else:
                 fields[field.name] = max(values)
-        return dataclasses.replace(first, **fields)
+        return first.replace(**fields)
 
     features = {
         tuple(type(getattr(one, f.name)).__name__ for f in dataclasses.fields(one))
