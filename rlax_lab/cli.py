@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, plot, envs."""
+"""The command line: train, evaluate, plot, envs, fab."""
 
 import argparse
 import dataclasses
@@ -80,6 +80,7 @@ COMMANDS = {
     "evaluate": "play the policy of a run",
     "plot": "draw the learning curves of runs",
     "envs": "list the environments",
+    "fab": "simulate wafer fabs under dispatching rules",
 }
 
 
@@ -94,7 +95,8 @@ def _command(words: list[str]) -> int:
     if name not in COMMANDS:
         hint = nearest(name, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}."
         raise InputError(f"there is no command {name!r}{hint}")
-    return {"train": _train, "evaluate": _evaluate, "plot": _plot, "envs": _envs}[name](words[1:])
+    run = {"train": _train, "evaluate": _evaluate, "plot": _plot, "envs": _envs, "fab": _fab}
+    return run[name](words[1:])
 
 
 def _train(words: list[str]) -> int:
@@ -223,7 +225,7 @@ def _plot(words: list[str]) -> int:
 
 def _envs(words: list[str]) -> int:
     _Parser(prog="rlax-lab envs", description="Lists the environments.").parse(words)
-    registry = _registry()
+    registry = ours("registry")
     rows = [registry.describe(name) for name in registry.names()]
     for row in rows:
         kind = row["actions"].split()[0]
@@ -236,6 +238,12 @@ def _envs(words: list[str]) -> int:
             "  ".join(str(row[c]).ljust(w) for c, w in zip(columns, widths, strict=True)).rstrip()
         )
     return 0
+
+
+def _fab(words: list[str]) -> int:
+    from rlax_lab import fab_cli
+
+    return fab_cli.command(words)
 
 
 @configs.configuration
@@ -317,7 +325,7 @@ def _recorded(record: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 def _task(algo: str, env_name: str, config: Any) -> Any:
     from rlax_lab.runs import Task
 
-    registry = _registry()
+    registry = ours("registry")
     try:
         env, env_params = registry.make(env_name)
     except registry.UnknownEnvironment as error:
@@ -327,10 +335,10 @@ def _task(algo: str, env_name: str, config: Any) -> Any:
     return Task(algo, env_name, env, env_params, threshold, config, learner)
 
 
-def _registry() -> Any:
-    """The registry of our `envs` package.
+def ours(module: str) -> Any:
+    """A module of our `envs` package, by its name there, such as ``fab.rules``.
 
-    It lies beside this package, and is loaded from there under a name of its own: a user's own
+    That lies beside this package, and is loaded from there under a name of its own: a user's own
     repository often has a folder called `envs`, which `import envs` would find instead.
     """
     name = "rlax_lab_envs"
@@ -341,10 +349,10 @@ def _registry() -> Any:
         )
         assert spec is not None
         assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return importlib.import_module(f"{name}.registry")
+        package = importlib.util.module_from_spec(spec)
+        sys.modules[name] = package
+        spec.loader.exec_module(package)
+    return importlib.import_module(f"{name}.{module}")
 
 
 def _use_compilation_cache() -> None:

@@ -101,8 +101,11 @@ def python(folder, *words, **variables):
 
 NAMES = [
     (["trian"], "there is no command 'trian'; did you mean 'train'?"),
-    (["xyzzy"], "there is no command 'xyzzy'; the commands are train, evaluate, plot, envs."),
-    (["--hepl"], "there is no command '--hepl'; the commands are train, evaluate, plot, envs."),
+    (["xyzzy"], "there is no command 'xyzzy'; the commands are train, evaluate, plot, envs, fab."),
+    (
+        ["--hepl"],
+        "there is no command '--hepl'; the commands are train, evaluate, plot, envs, fab.",
+    ),
     (["train", "poo"], "there is no algorithm 'poo'; did you mean 'ppo'?"),
     (["train", "PPO2"], "there is no algorithm 'PPO2'; did you mean 'ppo'?"),
     (
@@ -450,7 +453,7 @@ def test_help_lists_commands(capsys, words):
     """The first thing that a user sees names every command."""
     assert main(words) == 0
     out = capsys.readouterr().out
-    for command in ("train", "evaluate", "plot", "envs"):
+    for command in ("train", "evaluate", "plot", "envs", "fab"):
         assert f"\n  {command} " in out
 
 

@@ -707,6 +707,8 @@ def _interrupt(
     # Work goes on where it stopped, so both clocks tell when the next failure comes in this way.
     fails = jnp.where(starts, fails + jnp.where(plan.by_busy_time, start, 0), NEVER)
     fails = jnp.where(plan.fails, fails, NEVER)
+    # Groups that start nothing have times near NEVER, which a failure must not chase.
+    ready, end = jnp.where(starts, ready, 0), jnp.where(starts, end, 0)
     none = jnp.zeros(groups, jnp.int32)
 
     def body(carry: _Interrupted) -> _Interrupted:

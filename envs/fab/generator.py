@@ -132,8 +132,8 @@ def describe(family: Family, seed: int, held_out: bool = False) -> dict[str, Any
                 table["maintenance"] |= {"pieces": 200, "pieces_take": 30.0}
                 up *= 0.99
         if g in with_setups:
-            table["setups"] = float(round(family.minutes * rng.uniform(0.3, 1.0), 1))
-            loads[g] *= 0.75
+            # Where every lot changes the setup, that takes up to 0.4 of the processing time.
+            loads[g] *= 0.65
         if g in with_batches:
             # Batches are rarely full; this keeps the group stable at a little over half.
             loads[g] *= 0.6
@@ -161,6 +161,10 @@ def describe(family: Family, seed: int, held_out: bool = False) -> dict[str, Any
         for share, route, mean in zip(shares, routes, means, strict=True)
     )
     rate = total / (weights * family.minutes)
+
+    for g in sorted(with_setups):
+        time = scale[g] / rate * rng.uniform(0.2, 0.5)
+        groups[f"group{g}"]["setups"] = max(round(float(time), 1), 0.1)
 
     products = {}
     for p, (route, mean, state) in enumerate(zip(routes, means, states, strict=True)):

@@ -93,12 +93,12 @@ def job_shop(source: str) -> Plan:
 
 
 def _rows(path: Path) -> list[list[tuple[int, int]]]:
-    lines = [line for line in path.read_text().splitlines() if line.strip()[:1].isdigit()]
     try:
+        lines = [line for line in path.read_text().splitlines() if line.strip()[:1].isdigit()]
         numbers = [[int(word) for word in line.split()] for line in lines]
         jobs, machines = numbers[0][:2]
         rows = [list(zip(row[::2], row[1::2], strict=True)) for row in numbers[1 : jobs + 1]]
-    except (ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise FabError(f"{path} is no job shop: {error}") from error
     if len(rows) != jobs or any(len(row) != machines for row in rows):
         raise FabError(f"{path} is no job shop: it must have {jobs} rows of {machines} pairs.")

@@ -1,0 +1,200 @@
+"""How fast the fab simulator is, next to SimPy.
+
+    python benchmarks/fab.py [--fabs 1 64 1024 8192] [--rounds 5] [--fab4r FAB4R.TXT] [--out DIR]
+
+SimPy (the model that the tests compare every dispatch with) and ours run the same instances in
+turns, in one process; a dispatch is one start of an operation of a lot. Random draws are not
+counted against SimPy, and compile time is apart. Ratios are of dispatches per second within a
+round, median and range over the rounds. Then cost per dispatch over the size of the fab.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs.fab import dynamics, figures, generator, library, rules, simulate
+from envs.fab.describe import Plan
+from rlax_lab import provenance
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tests import fab_simpy
+
+RULE = "setup > FIFO"
+FOREVER = 1_500_000_000
+# Tools and lots, five tools to a group.
+SIZES = ((10, 50), (30, 150), (100, 400), (300, 1200), (1000, 4000))
+
+
+class Timed(fab_simpy.Fab):
+    """The SimPy model, with a watch on the time that draws take."""
+
+    drawing = 0.0
+
+    def _make_lot(self, *words: Any) -> Any:
+        began = time.perf_counter()
+        lot = super()._make_lot(*words)
+        self.drawing += time.perf_counter() - began
+        return lot
+
+
+class SimPy:
+    """A SimPy fab that goes on from call to call."""
+
+    def __init__(self, plan: Plan, warm_days: float) -> None:
+        self.day = round(86400 / plan.seconds)
+        self.fab = Timed(
+            plan.instance,
+            jax.random.key(0),
+            [fab_simpy.KEYS["setup"], fab_simpy.KEYS["FIFO"]],
+            True,
+            0.0,
+            # The list of releases is made to here.
+            round((warm_days + 90) * self.day),
+        )
+        self.fab.env.run(until=round(warm_days * self.day))
+
+    def rate(self, seconds: float = 1.5) -> float:
+        """Dispatches per second of the next days."""
+        dispatches, drawn = len(self.fab.dispatches), self.fab.drawing
+        began = time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            self.fab.env.run(until=self.fab.env.now + self.day // 4)
+        spent = time.perf_counter() - began - (self.fab.drawing - drawn)
+        return (len(self.fab.dispatches) - dispatches) / spent
+
+
+class Ours:
+    """Fabs in the middle of their work, run for a fixed number of steps."""
+
+    def __init__(self, plan: Plan, fabs: int, warm_days: float) -> None:
+        instance = jax.tree.map(jnp.asarray, plan.instance)
+        rule = rules.parse(RULE)
+        warm = figures.Window(jnp.int32(0), jnp.int32(round(warm_days * 86400 / plan.seconds)))
+        few = min(fabs, 16)
+        keys = jax.random.split(jax.random.key(0), few)
+        state = jax.jit(lambda k: simulate.run(instance, rule, simulate.start(instance, k, warm)))(
+            keys
+        )
+        # Copies of them: what they do next is the same, and so is what it costs.
+        state = jax.tree.map(lambda x: jnp.tile(x, (fabs // few,) + (1,) * (x.ndim - 1)), state)
+        end = jnp.full(fabs, FOREVER, jnp.int32)
+        self.state = state._replace(window=state.window._replace(end=end))
+        self.steps = max(20, 100_000 // fabs // max(1, instance.slots // 50))
+
+        def run(state: Any) -> tuple[Any, jax.Array]:
+            def body(carry: tuple[Any, jax.Array], _: Any) -> Any:
+                state, count = carry
+                state, moves = jax.vmap(lambda s: dynamics.step(instance, rule, s))(state)
+                return (state, count + moves.moved.sum()), None
+
+            return jax.lax.scan(body, (state, jnp.int32(0)), length=self.steps)[0]
+
+        began = time.perf_counter()
+        self.run = jax.jit(run, donate_argnums=0).lower(self.state).compile()
+        self.compiled = time.perf_counter() - began
+        self.bytes_per_fab = sum(x.nbytes for x in jax.tree.leaves(self.state)) / fabs
+        self.rate()
+
+    def rate(self, seconds: float = 0.5) -> float:
+        """Dispatches per second."""
+        total, began = 0, time.perf_counter()
+        while True:
+            self.state, count = self.run(self.state)
+            total += int(count)
+            spent = time.perf_counter() - began
+            if spent > seconds:
+                return total / spent
+
+
+def compare(plan: Plan, name: str, sizes: list[int], rounds: int, warm: float) -> dict[str, Any]:
+    peer = SimPy(plan, warm)
+    ours = {fabs: Ours(plan, fabs, warm) for fabs in sizes}
+    rates: dict[int, list[float]] = {fabs: [] for fabs in sizes}
+    theirs: list[float] = []
+    for _ in range(rounds):
+        theirs.append(peer.rate())
+        for fabs in sizes:
+            rates[fabs].append(ours[fabs].rate())
+    print(f"{name}: SimPy {np.median(theirs):,.0f} dispatches/s")
+    rows = []
+    for fabs in sizes:
+        ratios = np.array(rates[fabs]) / np.array(theirs)
+        row = {
+            "fabs": fabs,
+            "dispatches_per_second": float(np.median(rates[fabs])),
+            "ratio_to_simpy": float(np.median(ratios)),
+            "range": [float(ratios.min()), float(ratios.max())],
+            "compile_seconds": ours[fabs].compiled,
+            "bytes_per_fab": ours[fabs].bytes_per_fab,
+        }
+        rows.append(row)
+        print(
+            f"  {fabs:5d} fabs: {row['dispatches_per_second']:12,.0f} dispatches/s, "
+            f"{row['ratio_to_simpy']:.0f} times SimPy ({ratios.min():.0f} to {ratios.max():.0f}), "
+            f"{row['bytes_per_fab'] / 1024:.1f} KiB a fab, "
+            f"compiled in {row['compile_seconds']:.1f} s",
+            flush=True,
+        )
+    return {"simpy_dispatches_per_second": float(np.median(theirs)), "rows": rows}
+
+
+def scaling() -> list[dict[str, Any]]:
+    """Cost per dispatch of plain fabs over their size."""
+    rows = []
+    for tools, lots in SIZES:
+        family = generator.Family(
+            groups=(tools // 5, tools // 5),
+            tools=(5, 5),
+            lots=(lots, lots),
+            operations=(60, 60),
+            conwip=True,
+        )
+        ours = Ours(generator.make(family, 0), 4, 3.0)
+        rate = float(np.median([ours.rate() for _ in range(5)]))
+        row = {
+            "tools": tools,
+            "lots": lots,
+            "microseconds_per_dispatch": 1e6 / rate,
+            "nanoseconds_per_dispatch_and_entity": 1e9 / rate / (tools + lots),
+        }
+        rows.append(row)
+        print(
+            f"  {tools:4d} tools, {lots:4d} lots: {row['microseconds_per_dispatch']:.2f} us a "
+            f"dispatch, {row['nanoseconds_per_dispatch_and_entity']:.2f} ns per lot and tool",
+            flush=True,
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--fabs", type=int, nargs="+", default=[1, 64, 1024, 8192])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--fab4r", help="FAB4r's data file")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    asked = parser.parse_args()
+    names = [("seed-10x50", 5.0), ("fab-20x300", 25.0), ("fab-20x300-conwip", 10.0)]
+    if asked.fab4r:
+        names.append((f"fab4r:{asked.fab4r}", 20.0))
+    result: dict[str, Any] = {"command": "python benchmarks/fab.py", "rule": RULE, "fabs": {}}
+    for name, warm in names:
+        label = name.partition(":")[0]
+        plan = library.load(name)
+        result["fabs"][label] = compare(plan, label, asked.fabs, asked.rounds, warm)
+    print("cost over size, 4 fabs at once:")
+    result["scaling"] = scaling()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    device = jax.devices()[0].platform
+    out = asked.out / f"fab_speed{'' if device == 'cpu' else '_' + device}.json"
+    out.write_text(json.dumps(result | provenance.stamp(), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,730 @@
+"""The command line of the wafer fabs: list, describe, rules, run, compare."""
+
+import contextlib
+import csv
+import inspect
+import math
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from rlax_lab import cli
+from rlax_lab import config as configs
+from rlax_lab.checkpoint import write_json
+from rlax_lab.cli import ours
+from rlax_lab.errors import InputError, nearest
+from rlax_lab.fab_runs import Result, Standing, Trace, days_by_default, simulate
+from rlax_lab.progress import count, duration
+
+COMMANDS = {
+    "list": "list the ready-made fabs",
+    "describe": "say what a fab is made of",
+    "rules": "list the dispatching rules",
+    "run": "simulate a fab under a rule",
+    "compare": "simulate a fab under several rules and the same random numbers",
+}
+INSTANCE = "a ready-made fab, a .toml or .json file, fab4r:FILE, or job-shop:NAME or FILE"
+# Rows of trace.csv that are written without being asked for.
+_ROWS = 100_000
+
+
+@configs.configuration
+class Simulation:
+    """How a fab is simulated."""
+
+    replications: int = configs.setting(
+        10, "fabs with random numbers of their own, simulated at once", low=1
+    )
+    days: float | None = configs.setting(
+        None,
+        "simulated days, warm-up included; none: 20 times the work of the longest route and no "
+        "less than 20000 operations, or until every lot has left where releases are a list",
+        above=0,
+    )
+    warmup: float | None = configs.setting(
+        None,
+        "days at the start that figures leave out; none: half of all, or nothing where releases "
+        "are a list",
+        low=0,
+    )
+    seed: int = configs.setting(0, "of the replications", low=0, high=2**31 - 1)
+    fab_seed: int = configs.setting(0, "which fab of a random family", low=0, high=2**31 - 1)
+    trace: bool = configs.setting(
+        False, f"write trace.csv even if it has more than {_ROWS} rows (run only)"
+    )
+
+
+def command(words: list[str]) -> int:
+    """Runs one command; returns the exit code.
+
+    Raises:
+      InputError: on bad input.
+    """
+    name = words[0] if words else "--help"
+    if name in ("-h", "--help"):
+        print("usage: rlax-lab fab COMMAND ...\n\ncommands:")
+        print("\n".join(f"  {command:10} {text}" for command, text in COMMANDS.items()))
+        print("\nrlax-lab fab COMMAND --help says more.")
+        return 0
+    if name not in COMMANDS:
+        hint = nearest(name, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}."
+        raise InputError(f"there is no command 'fab {name}'{hint}")
+    run = {"list": _list, "describe": _describe, "rules": _rules, "run": _run, "compare": _compare}
+    run[name](words[1:])
+    return 0
+
+
+def split_rules(text: str) -> list[str]:
+    """Names of rules, separated by commas outside brackets."""
+    rules, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth <= 0:
+            rules.append("")
+        else:
+            rules[-1] += letter
+    return [rule.strip() for rule in rules]
+
+
+def _list(words: list[str]) -> None:
+    _parser("list").parse(words)
+    library = ours("fab.library")
+    rows = []
+    for name in library.NAMES:
+        plan = _load(name)
+        lots = f"{plan.instance.slots}"
+        load = "CONWIP"
+        if not np.isnan(plan.loads).any():
+            lots, load = f"up to {lots}", f"{plan.loads.max():.2f}"
+        rows.append(
+            {
+                "name": name,
+                "groups": plan.instance.num_groups,
+                "tools": plan.instance.tools.sum(),
+                "products": plan.instance.num_products,
+                "operations": _span(_lengths(plan)),
+                "lots": lots,
+                "load": load,
+                "about": library.about(name),
+            }
+        )
+    _print(rows)
+
+
+def _describe(words: list[str]) -> None:
+    parser = _parser("describe")
+    parser.add_argument("instance", help=INSTANCE)
+    cli._add_settings(parser, Fab)
+    parsed = parser.parse(words)
+    plan = _load(parsed.instance, cli._build(Fab, cli._given(parsed)).seed)
+    instance, longest = plan.instance, ours("fab.instance").LONGEST_RUN * plan.seconds / 86400
+    print(
+        f"{plan.name}: {_many(instance.num_groups, 'group')}, "
+        f"{_many(int(instance.tools.sum()), 'tool')}, "
+        f"{_many(instance.num_products, 'product')}, "
+        f"{_many(len(instance.group), 'operation')}; {_lots(plan)}"
+    )
+    print(
+        f"times are in {plan.unit}s, {plan.ticks:g} tick{'s' * (plan.ticks != 1)} each; "
+        f"runs have up to {longest:.5g} days\n"
+    )
+    rows = []
+    for g, name in enumerate(plan.groups):
+        load = plan.loads[g]
+        rows.append(
+            {
+                "group": name,
+                "tools": instance.tools[g].sum(),
+                "load": "-" if np.isnan(load) else f"{load:.3f}",
+                "operations": (instance.group == g).sum(),
+                "features": ", ".join(_features(plan, g)) or "-",
+            }
+        )
+    _print(rows)
+    print()
+    lengths = _lengths(plan)
+    rows = [
+        {
+            "product": name,
+            "operations": lengths[p],
+            "work": f"{instance.remaining[instance.first[p]] / plan.ticks:.5g}",
+            "releases": _releases(plan, p),
+            "due": _due(plan, p),
+            "weight": _weight(plan, p),
+        }
+        for p, name in enumerate(plan.products)
+    ]
+    _print(rows)
+
+
+def _rules(words: list[str]) -> None:
+    _parser("rules").parse(words)
+    rules = ours("fab.rules")
+    rows = []
+    for name, key in {**rules.KEYS, **rules.FAMILIES}.items():
+        shown = name
+        if name in rules.FAMILIES:
+            parameters = inspect.signature(key).parameters.values()
+            shown += f"({', '.join(_parameter(parameter) for parameter in parameters)})"
+        rows.append({"key": shown, "about": str(inspect.getdoc(key)).splitlines()[0]})
+    _print(rows)
+    print(
+        "\nA rule is one or several keys, each deciding where those before it tie:\n"
+        "  EDD    setup > weight > FIFO    ATCS(4.5, 0.01)\n"
+        "Where lots are processed in batches, the fullest batch goes first. A number after @ lets\n"
+        "the best lot's batch go first instead, once it is full to that part:\n"
+        "  setup > WMOD @ 0.625\n"
+        "Commas separate the rules that are compared: FIFO,ATCS(4.5,0.01)@0.625,setup>weight>EDD"
+    )
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return parameter.name
+    return f"{parameter.name}={parameter.default:g}"
+
+
+def _run(words: list[str]) -> None:
+    parser = _parser("run")
+    parser.add_argument("instance", help=INSTANCE)
+    parser.add_argument("--rule", required=True, help="a rule, as `rlax-lab fab rules` says")
+    parsed, settings = _simulation(parser, words)
+    _conduct("run", words, parsed.instance, [parsed.rule.strip()], settings, parsed.out)
+
+
+def _compare(words: list[str]) -> None:
+    parser = _parser("compare")
+    parser.add_argument("instance", help=INSTANCE)
+    parser.add_argument(
+        "--rules", required=True, help="rules with commas between; the first is the base line"
+    )
+    parsed, settings = _simulation(parser, words)
+    rules = split_rules(parsed.rules)
+    if len(rules) < 2:
+        raise InputError(f"--rules is {parsed.rules!r}, but comparing needs at least two rules.")
+    for rule in rules:
+        if rules.count(rule) > 1:
+            raise InputError(f"--rules has the rule '{rule}' twice.")
+    _conduct("compare", words, parsed.instance, rules, settings, parsed.out)
+
+
+@configs.configuration
+class Fab:
+    """What `describe` describes."""
+
+    seed: int = configs.setting(0, "which fab of a random family", low=0, high=2**31 - 1)
+
+
+def _parser(name: str) -> Any:
+    text = COMMANDS[name]
+    return cli._Parser(prog=f"rlax-lab fab {name}", description=f"{text[0].upper()}{text[1:]}.")
+
+
+def _simulation(parser: Any, words: list[str]) -> tuple[Any, Simulation]:
+    parser.add_argument("--out", type=Path, help="a folder (default: a new one under runs/)")
+    cli._add_settings(parser, Simulation)
+    parsed = parser.parse(words)
+    return parsed, cli._build(Simulation, cli._given(parsed))
+
+
+def _load(name: str, seed: int = 0) -> Any:
+    """The fab of a name; InputError where there is none."""
+    try:
+        return ours("fab.library").load(name, seed)
+    except ours("fab.describe").FabError as error:
+        raise InputError(_sentence(error)) from error
+    except OSError as error:
+        raise InputError(f"the fab '{name}' cannot be read: {error.strerror}.") from error
+    except UnicodeError as error:
+        raise InputError(f"the fab '{name}' cannot be read: it is not text.") from error
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if text.endswith((".", "?", ")")) else f"{text}."
+
+
+def _span_of_time(plan: Any, settings: Simulation) -> tuple[float | None, float]:
+    """Days and days of warm-up; None where the run goes on until all lots have left.
+
+    Raises:
+      InputError: where there are too many, or only warm-up.
+    """
+    days, warmup = settings.days, settings.warmup
+    if days is None:
+        days = days_by_default(plan)
+        if days is None:
+            if warmup:
+                raise InputError(
+                    "--warmup needs --days, because releases are a list and the run ends when all "
+                    "lots have left."
+                )
+            return None, 0.0
+        if warmup is not None:
+            days = max(days, 2 * warmup)
+    elif warmup is None:
+        is_list = days_by_default(plan) is None
+        warmup = 0.0 if is_list else days / 2
+    warmup = days / 2 if warmup is None else warmup
+    longest = ours("fab.instance").LONGEST_RUN * plan.seconds / 86400
+    if days > longest:
+        # Rounded down, so that the number in the sentence is allowed.
+        most = math.floor(longest * 100) / 100
+        raise InputError(
+            f"days is {days:g}, but must be at most {most:.12g} for this fab, whose ticks are "
+            f"{plan.seconds:g} seconds (fewer `ticks` per {plan.unit} allow more)."
+        )
+    if days <= warmup:
+        raise InputError(f"days is {days:g}, but must be above warmup, which is {warmup:g}.")
+    if round(days * 86400 / plan.seconds) <= round(warmup * 86400 / plan.seconds):
+        raise InputError(
+            f"days is {days:g}, but must be above warmup by at least a tick of {plan.seconds:g} "
+            "seconds."
+        )
+    return days, warmup
+
+
+def _conduct(
+    name: str,
+    words: Sequence[str],
+    instance: str,
+    rules: list[str],
+    settings: Simulation,
+    out: Path | None,
+) -> None:
+    plan = _load(instance, settings.fab_seed)
+    parse, error = ours("fab.rules").parse, ours("fab.rules").RuleError
+    for rule in rules:
+        if rule.count("(") != rule.count(")"):
+            raise InputError(f"rule '{rule}': its brackets do not match.")
+        try:
+            parse(rule)
+        except error as wrong:
+            raise InputError(_sentence(wrong)) from wrong
+    days, warmup = _span_of_time(plan, settings)
+    safe = "".join(letter if letter.isalnum() else "-" for letter in plan.name)
+    folder = out or Path("runs") / f"fab_{safe}_{time.strftime('%Y%m%d-%H%M%S')}"
+    _check_folder(folder)
+    cli._use_compilation_cache()
+    console = Console(highlight=False, soft_wrap=True)
+    with _made(folder):
+        _announce(console, plan, rules, settings, days, warmup)
+        results = []
+        for rule in rules:
+            with _Progress(console, plan, rule, settings.replications, days) as progress:
+                results.append(
+                    simulate(
+                        plan,
+                        rule,
+                        settings.replications,
+                        days,
+                        warmup,
+                        settings.seed,
+                        progress.report,
+                    )
+                )
+            progress.close(results[-1])
+    summary = {
+        "command": shlex.join(["rlax-lab", "fab", name, *words]),
+        "instance": instance,
+        "rules": rules,
+        **configs.to_json(settings),
+        "days": days,
+        "warmup": warmup,
+        **_summary(plan, results),
+    }
+    summary.pop("trace")
+    from rlax_lab import fab_plots, provenance  # matplotlib is slow to import
+
+    files = [folder / "summary.json"]
+    write_json(files[0], summary | provenance.stamp())
+    for number, result in enumerate(results, start=1):
+        gantt = "gantt.png" if name == "run" else f"gantt-{number}.png"
+        files.append(fab_plots.gantt(plan, result, folder / gantt))
+    files.append(fab_plots.wip(plan, results, folder / "wip.png"))
+    files.append(fab_plots.utilisation(plan, results, folder / "utilisation.png"))
+    files.append(fab_plots.cycle_times(plan, results, folder / "cycle_times.png"))
+    rows = len(results[0].trace.moved)
+    if name == "run" and (settings.trace or rows <= _ROWS):
+        files.append(_write_trace(plan, results[0].trace, folder / "trace.csv"))
+    _show(console, plan, results, summary)
+    console.print(f"\n{folder}: {', '.join(file.name for file in files)}")
+    if name == "run" and len(files) < 6:
+        console.print(f"--trace writes the {rows} rows of trace.csv as well.")
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; a run needs a folder.")
+    try:
+        others = list(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}.") from error
+    if others:
+        what = "another run" if (folder / "summary.json").exists() else "other files"
+        raise InputError(f"{folder} holds {what}; give another --out.")
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Makes a folder; takes it away again where what follows fails."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}.") from error
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in new:
+                path.rmdir()
+        raise
+
+
+def _announce(
+    console: Console,
+    plan: Any,
+    rules: list[str],
+    settings: Simulation,
+    days: float | None,
+    warmup: float,
+) -> None:
+    span = "until all lots have left"
+    if days is not None:
+        span = f"{days:g} days" + (f", the first {warmup:g} as warm-up" if warmup else "")
+    under = f"under {rules[0]}" if len(rules) == 1 else f"under {len(rules)} rules"
+    console.print(f"{plan.name} {under}: {_many(settings.replications, 'replication')}, {span}")
+
+
+class _Progress:
+    """A live line on a terminal; elsewhere a plain line every few seconds."""
+
+    EVERY = 10.0  # seconds
+
+    def __init__(
+        self, console: Console, plan: Any, rule: str, replications: int, days: float | None
+    ) -> None:
+        self.console, self.plan, self.rule, self.replications = console, plan, rule, replications
+        self.days = days
+        self.live = Live(console=console, auto_refresh=False, transient=True)
+        self.said = 0.0
+
+    def __enter__(self) -> "_Progress":
+        if self.console.is_terminal:
+            self.live.start()
+            self.live.update(f"{self.rule}: compiling", refresh=True)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.live.stop()
+
+    def report(self, standing: Standing) -> None:
+        """Where the simulation stands."""
+        every = 0.1 if self.console.is_terminal else self.EVERY
+        if standing.seconds - self.said < every:
+            return
+        self.said = standing.seconds
+        part = standing.done / standing.total
+        if self.days is None:
+            where = f"{standing.done:.0f}/{standing.total:.0f} lots"
+        else:
+            where = f"{part * self.days:.4g}/{self.days:g} days"
+        cells = [
+            f"{where} x {self.replications}",
+            f"{count(standing.dispatches / standing.seconds)} dispatches/s",
+        ]
+        if part > 0:
+            cells.append(f"{duration(standing.seconds * (1 - part) / part)} left")
+        if not self.console.is_terminal:
+            self.console.print("  ".join([f"  {self.rule}", *cells]))
+            return
+        line = Table.grid(padding=(0, 2))
+        line.add_row(self.rule, ProgressBar(100, 100 * part, width=20), *cells)
+        self.live.update(line, refresh=True)
+
+    def close(self, result: Result) -> None:
+        """A line that stays."""
+        speed = count(result.dispatches / result.seconds)
+        self.console.print(
+            f"  {self.rule}: {count(result.dispatches)} dispatches in {duration(result.seconds)}, "
+            f"{speed} dispatches/s, {duration(result.compile_seconds)} compiling"
+        )
+
+
+def _shown(plan: Any, results: list[Result]) -> list[tuple[str, str, float]]:
+    """The figures of the table: name, what is shown, and by what it is multiplied."""
+    unit = f"{plan.unit}s"
+    rows = [
+        ("makespan", f"makespan, {unit}", 1.0),
+        ("cycle_time", f"cycle time, {unit}", 1.0),
+        ("flow_factor", "flow factor", 1.0),
+        ("tardiness", f"tardiness, {unit}", 1.0),
+        ("weighted_tardiness", f"weighted tardiness, {unit}", 1.0),
+        ("on_time", "on time, %", 100.0),
+        ("finished", "lots that left", 1.0),
+        ("lots_per_day", "lots/day", 1.0),
+        ("wip", "lots in the fab", 1.0),
+        ("utilisation", "utilisation, %", 100.0),
+        ("energy_per_lot", "energy per lot, kWh", 1.0),
+    ]
+    return [row for row in rows if row[0] in results[0].figures]
+
+
+def interval(values: Any) -> tuple[float, float, float]:
+    """Mean and 95 % t-interval over replications ``[B]``; NaN where they say nothing."""
+    from scipy import special  # type: ignore[import-untyped]
+
+    values = np.asarray(values, np.float64)
+    mean = float(values.mean())
+    if len(values) < 2 or not math.isfinite(mean):
+        return mean, math.nan, math.nan
+    half = special.stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / math.sqrt(len(values))
+    return mean, mean - float(half), mean + float(half)
+
+
+def _summary(plan: Any, results: list[Result]) -> dict[str, Any]:
+    # Where no lot left, energy per lot is infinite and all else undefined.
+    known = {
+        result.rule: {
+            name: np.where(np.isfinite(x), x, np.nan) for name, x in result.figures.items()
+        }
+        for result in results
+    }
+    rows = []
+    for result in results:
+        figures = known[result.rule]
+        row: dict[str, Any] = {
+            "rule": result.rule,
+            "figures": {
+                name: _statistic(figures[name])
+                for name in sorted(figures)
+                if figures[name].ndim == 1
+            },
+            "groups": {
+                group: {
+                    name: _number(figures[name][:, g].mean())
+                    for name in ("processing", "setup", "down", "idle")
+                }
+                for g, group in enumerate(plan.groups)
+            },
+            "products": {
+                product: {
+                    name: [_number(x) for x in figures[f"product_{name}"][:, p]]
+                    for name in ("finished", "cycle_time", "flow_factor", "tardiness", "on_time")
+                }
+                for p, product in enumerate(plan.products)
+            },
+            "dispatches": result.dispatches,
+            "seconds": result.seconds,
+            "compile_seconds": result.compile_seconds,
+            "dispatches_per_second": result.dispatches / result.seconds,
+        }
+        if result is not results[0]:
+            row["minus_first"] = {
+                name: _statistic(figures[name] - known[results[0].rule][name])
+                for name in row["figures"]
+            }
+        rows.append(row)
+    return {"fab": plan.name, "unit": plan.unit, "results": rows}
+
+
+def _statistic(values: NDArray[np.float64]) -> dict[str, Any]:
+    mean, low, high = interval(values)
+    return {
+        "mean": _number(mean),
+        "ci95": [_number(low), _number(high)],
+        "per_replication": [_number(x) for x in values],
+    }
+
+
+def _number(x: Any) -> float | None:
+    """A number that JSON has, or None."""
+    return float(x) if np.isfinite(x) else None
+
+
+def _show(console: Console, plan: Any, results: list[Result], summary: Mapping[str, Any]) -> None:
+    """The figures: a row each for one rule, a block each for several."""
+    console.print()
+    rows = []
+    shown = _shown(plan, results)
+    if len(results) == 1:
+        for name, label, scale in shown:
+            cells = _cells(summary["results"][0]["figures"][name], scale)
+            rows.append({"": label, "mean": cells[0], "95 % interval": cells[1]})
+        _print(rows)
+        return
+    first = f"minus {results[0].rule}"
+    for name, label, scale in shown:
+        columns = ("mean", "95 % interval", first, "95 % interval of that")
+        rows.append({"": label} | dict.fromkeys(columns, ""))
+        for result in summary["results"]:
+            cells = _cells(result["figures"][name], scale)
+            difference = ("", "")
+            if "minus_first" in result:
+                difference = _cells(result["minus_first"][name], scale)
+            row = dict(zip(columns, (*cells, *difference), strict=True))
+            rows.append({"": f"  {result['rule']}"} | row)
+    _print(rows)
+
+
+def _cells(statistic: dict[str, Any], scale: float) -> tuple[str, str]:
+    """Mean and interval, to the decimals that the interval makes sense of."""
+    mean, (low, high) = statistic["mean"], statistic["ci95"]
+    if mean is None:
+        return "no lot left" if None in statistic["per_replication"] else "-", "-"
+    if low is None:
+        return f"{mean * scale:.5g}", "-"
+    width = (high - low) * scale
+    if width <= 1e-9 * abs(mean * scale):
+        return f"{mean * scale:.5g}", f"{low * scale:.5g} to {high * scale:.5g}"
+    # Two digits of the interval's width.
+    digits = max(0, min(1 - math.floor(math.log10(width)), 6))
+    texts = [f"{x * scale:.{digits}f}" for x in (mean, low, high)]
+    texts = [text.lstrip("-") if float(text) == 0 else text for text in texts]
+    return texts[0], f"{texts[1]} to {texts[2]}"
+
+
+def _write_trace(plan: Any, trace: Trace, path: Path) -> Path:
+    """Every lot that a tool started in replication 0, in the order of dispatches."""
+    operation = np.arange(len(plan.instance.product))
+    operation = operation - np.asarray(plan.instance.first)[plan.instance.product] + 1
+    times = {
+        name: getattr(trace, name)[trace.moved] / plan.ticks
+        for name in ("start", "setup_end", "end", "down")
+    }
+    order = np.lexsort((trace.lot, trace.moved, trace.start[trace.moved]))
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["dispatch", "lot", "product", "operation", "group", "tool", *times])
+            for i in order:
+                op, dispatch = trace.lot_op[i], trace.moved[i]
+                writer.writerow(
+                    [
+                        dispatch,
+                        trace.lot[i],
+                        plan.products[plan.instance.product[op]],
+                        operation[op],
+                        plan.groups[trace.group[dispatch]],
+                        trace.tool[dispatch] + 1,
+                        *(f"{column[i]:.12g}" for column in times.values()),
+                    ]
+                )
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error.strerror}.") from error
+    return path
+
+
+# What a fab is made of.
+
+
+def _lengths(plan: Any) -> list[int]:
+    return [int(x) for x in np.asarray(plan.instance.left)[plan.instance.first]]
+
+
+def _lots(plan: Any) -> str:
+    instance, modules = plan.instance, ours("fab.instance")
+    if isinstance(instance.releases, modules.Conwip):
+        return f"{instance.slots} lots at all times (CONWIP)"
+    if isinstance(instance.releases, modules.Planned):
+        return f"a list of {_many(len(instance.releases.time), 'release')}"
+    return f"up to {instance.slots} lots at once"
+
+
+def _features(plan: Any, g: int) -> list[str]:
+    """What happens at a group besides processing."""
+    instance, unit = plan.instance, 1 / plan.ticks
+    mine = np.asarray(instance.group) == g
+    found = []
+    if instance.setups is not None:
+        states = {*instance.setups.state[mine].tolist()} - {0}
+        if states:
+            found.append(_many(len(states), "setup state"))
+    if instance.batches is not None and instance.batches.maximum[mine].max(initial=1) > 1:
+        low, high = (
+            x[mine & (instance.batches.family > 0)]
+            for x in (instance.batches.minimum, instance.batches.maximum)
+        )
+        found.append(f"batches of {_span([low.min(), high.max()])}")
+    if instance.breakdowns is not None and instance.breakdowns.fails[g]:
+        clock = "busy " * bool(instance.breakdowns.by_busy_time[g])
+        until, repair = instance.breakdowns.until.mean[g], instance.breakdowns.repair.mean[g]
+        found.append(f"fails after {until * unit:.4g} {clock}for {repair * unit:.4g}")
+    if instance.maintenance is not None:
+        plan_ = instance.maintenance
+        if plan_.period[g] < ours("fab.instance").NEVER:
+            takes = plan_.duration.mean[g] * unit
+            found.append(f"maintenance every {plan_.period[g] * unit:.4g} for {takes:.4g}")
+        if plan_.pieces[g]:
+            takes = plan_.piece_duration.mean[g] * unit
+            found.append(f"maintenance after {plan_.pieces[g]} lots for {takes:.4g}")
+    if instance.shifts is not None:
+        used = (instance.shifts.end[g] - instance.shifts.start[g]).sum()
+        if used < instance.shifts.period:
+            found.append(f"shifts {100 * used / instance.shifts.period:.3g} % of the time")
+    if instance.rework is not None:
+        if instance.rework.probability[mine].any():
+            found.append(f"rework {100 * instance.rework.probability[mine].max():.3g} %")
+        if (instance.rework.sampled[mine] < 1).any():
+            found.append(f"sampling {100 * instance.rework.sampled[mine].min():.3g} %")
+    if instance.energy is not None:
+        found.append(f"{instance.energy.processing[g]:.3g} kW processing")
+    return found
+
+
+def _releases(plan: Any, p: int) -> str:
+    releases, modules = plan.instance.releases, ours("fab.instance")
+    if isinstance(releases, modules.Conwip):
+        return f"{100 * np.diff(releases.share, prepend=0.0)[p]:.3g} % of lots"
+    if isinstance(releases, modules.Planned):
+        times = releases.time[releases.product == p] / plan.ticks
+        return f"{_many(len(times), 'lot')} at {_span(times)}" if len(times) else "none"
+    kind = ours("fab.draws").KINDS[releases.between.kind[p]]
+    return f"every {releases.between.mean[p] / plan.ticks:.4g} ({kind})"
+
+
+def _due(plan: Any, p: int) -> str:
+    orders = plan.instance.orders
+    hot = f"; hot {100 * orders.hot_probability[p]:.3g} %: {orders.hot_factor[p]:.3g}"
+    low, high = orders.factor_low[p], orders.factor_high[p]
+    return f"{_span([low, high])} x work{hot if orders.hot_probability[p] else ''}"
+
+
+def _weight(plan: Any, p: int) -> str:
+    orders = plan.instance.orders
+    hot = f"; hot {orders.hot_weight[p]}" if orders.hot_probability[p] else ""
+    return _span([orders.weight_low[p], orders.weight_high[p]]) + hot
+
+
+def _span(values: Any) -> str:
+    """A number, or from the smallest to the largest of several."""
+    low, high = min(values), max(values)
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    """Rows as a table: text to the left, but numbers to the right."""
+    columns = list(rows[0])
+    cells = [[str(row[c]) for c in columns] for row in rows]
+    widths = [max(len(line[i]) for line in [columns, *cells]) for i in range(len(columns))]
+    right = [all(not isinstance(row[c], str) for row in rows) for c in columns]
+    for line in [columns, *cells]:
+        padded = (
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        )
+        print("  ".join(padded).rstrip())
