@@ -24,8 +24,48 @@ from envs.fab.instance import NEVER, Conwip, Duration, Instance, Planned, Renewa
 
 RELEASE, DUE, DOWN, DISPATCH = 2, 3, 4, 5
 f32 = np.float32
-RETURNS = 12  # rework per lot that the tables of draws foresee
+RETURNS = 40  # rework per lot that the tables of draws foresee
 EVENTS = 400  # downtimes per tool
+GAPS = 3000  # releases per product
+
+
+# Draws are tabled by functions of this module, so that fabs of one shape share what is compiled.
+
+
+@partial(jax.jit, static_argnames=("stream", "kinds"))
+def _events(words: draws.Words, stream: int, mean: Any, kind: Any, cv: Any, kinds: Any) -> Any:
+    """``[tools, EVENTS]`` ticks of the events of each tool."""
+    tool, number = jnp.arange(len(mean))[:, None], jnp.arange(EVENTS)[None]
+    bits = draws.draw(words, stream, tool, number)
+    return draws.duration(bits, mean[:, None], kind[:, None], cv[:, None], kinds)
+
+
+@partial(jax.jit, static_argnames="kinds")
+def _gaps(words: draws.Words, product: Any, mean: Any, kind: Any, cv: Any, kinds: Any) -> Any:
+    """``[GAPS]`` ticks between two releases of a product."""
+    bits = draws.draw(words, draws.RELEASE, jnp.arange(GAPS), product)
+    mean, kind, cv = (jnp.full(GAPS, x) for x in (mean, kind, cv))
+    return draws.duration(bits, mean, kind, cv, kinds)
+
+
+@partial(jax.jit, static_argnames="kinds")
+def _of_lot(words: draws.Words, mean: Any, kind: Any, cv: Any, kinds: Any) -> Any:
+    """All that is drawn for a lot; by operation and returns ``[O, RETURNS]`` where it matters."""
+    op, returns = jnp.arange(len(mean))[:, None], jnp.arange(RETURNS)[None]
+    bits = draws.draw(words, draws.PROCESSING, op, returns)
+    worth = draws.draw(words, draws.ORDER, 0)
+    return (
+        draws.duration(bits, mean[:, None], kind[:, None], cv[:, None], kinds),
+        bits.b,
+        draws.uniform(worth.a),
+        draws.uniform(worth.b),
+        draws.uniform(draws.draw(words, draws.HOT, 0).a),
+        draws.uniform(draws.draw(words, draws.RELEASE, 0).a),
+        draws.draw(words, draws.RANK, op, returns).a,
+    )
+
+
+_key_of = jax.jit(lambda words, a, b: draws.draw(words, draws.LOT, a, b))
 
 
 class Dispatch(NamedTuple):
@@ -114,15 +154,11 @@ class Fab:
     # Draws.
 
     def _tables(self) -> None:
-        fab, shape = self.fab, (self.groups * self.widest, EVENTS)
-        tool = jnp.arange(shape[0])[:, None]
-        number = jnp.arange(EVENTS)[None]
+        fab = self.fab
 
         def table(stream: int, times: Duration) -> np.ndarray:
-            of = lambda x: jnp.repeat(jnp.asarray(x), self.widest)[:, None]  # noqa: E731
-            bits = draws.draw(self.words, stream, tool + 0 * number, number + 0 * tool)
-            args = (of(times.mean), of(times.kind), of(times.cv), times.kinds)
-            return np.asarray(draws.duration(bits, *args))
+            rows = [np.repeat(x, self.widest) for x in (times.mean, times.kind, times.cv)]
+            return np.asarray(_events(self.words, stream, *rows, times.kinds))
 
         if fab.breakdowns is not None:
             self.until = table(draws.BREAKDOWN, fab.breakdowns.until)
@@ -130,28 +166,9 @@ class Fab:
         if fab.maintenance is not None:
             self.service = table(draws.SERVICE, fab.maintenance.duration)
             self.piece_service = table(draws.PIECES, fab.maintenance.piece_duration)
-
-        @jax.jit
-        def of_lot(words: draws.Words) -> Any:
-            op = jnp.arange(len(fab.group))[:, None]
-            returns = jnp.arange(RETURNS)[None]
-            bits = draws.draw(words, draws.PROCESSING, op + 0 * returns, returns + 0 * op)
-            p = fab.processing
-            args = (p.mean[:, None], p.kind[:, None], p.cv[:, None])
-            times = draws.duration(bits, *map(jnp.asarray, args), p.kinds)
-            worth = draws.draw(words, draws.ORDER, 0)
-            return (
-                times,
-                bits.b,
-                draws.uniform(worth.a),
-                draws.uniform(worth.b),
-                draws.uniform(draws.draw(words, draws.HOT, 0).a),
-                draws.uniform(draws.draw(words, draws.RELEASE, 0).a),
-                draws.draw(words, draws.RANK, op + 0 * returns, returns + 0 * op).a,
-            )
-
-        self.of_lot = of_lot
-        self.key_of = jax.jit(lambda a, b: draws.draw(self.words, draws.LOT, a, b))
+        times = fab.processing
+        self.of_lot = lambda key: _of_lot(key, times.mean, times.kind, times.cv, times.kinds)
+        self.key_of = lambda a, b: _key_of(self.words, a, b)
 
     # Releases.
 
@@ -191,15 +208,8 @@ class Fab:
             rows = []
             b = source.between
             for p in range(len(self.fab.first)):
-                number = jnp.arange(3000)
-                bits = draws.draw(self.words, draws.RELEASE, number, jnp.full(3000, p))
-                gaps = np.asarray(
-                    draws.duration(
-                        bits,
-                        jnp.full(3000, b.mean[p]), jnp.full(3000, b.kind[p]),
-                        jnp.full(3000, b.cv[p]), b.kinds,
-                    )
-                ).astype(np.int64)  # fmt: skip
+                gaps = _gaps(self.words, p, b.mean[p], b.kind[p], b.cv[p], b.kinds)
+                gaps = np.asarray(gaps).astype(np.int64)
                 if source.first[p] >= 0:
                     gaps[0] = source.first[p]
                 rows += [(int(t), p, n) for n, t in enumerate(np.cumsum(gaps)) if t < self.end]
