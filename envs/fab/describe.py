@@ -50,7 +50,6 @@ import numpy as np
 
 from . import draws
 from .instance import (
-    LONGEST_RUN,
     NEVER,
     Batches,
     Breakdowns,
@@ -75,8 +74,8 @@ _GROUP = ["tools", "breakdown", "maintenance", "setups", "setup", "shifts", "ene
 _PRODUCT = ["route", "release", "share", "due_factor", "weight", "hot"]
 _OPERATION = ["group", "time", "transport", "setup", "batch", "batch_min", "batch_max"]
 _OPERATION += ["rework", "sampling"]
-# The longest single duration, in ticks: what starts within a run ends before NEVER.
-_LONGEST = (NEVER - LONGEST_RUN) // 4
+# The longest mean of a time, in ticks.
+_LONGEST = draws.LONGEST
 
 
 class FabError(ValueError):

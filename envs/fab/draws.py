@@ -33,6 +33,10 @@ KINDS = ("deterministic", "uniform", "lognormal", "exponential", "gamma")
 DETERMINISTIC, UNIFORM, LOGNORMAL, EXPONENTIAL, GAMMA = range(5)
 
 
+# No draw is longer, in ticks: what starts within a run must end before `instance.NEVER`.
+LONGEST = 30_000_000
+
+
 class Words(NamedTuple):
     """Two words of 32 random bits, also usable as a key."""
 
@@ -77,7 +81,7 @@ def uniform(bits: jax.Array) -> jax.Array:
 def duration(
     bits: Words, mean: jax.Array, kind: jax.Array, cv: jax.Array, kinds: tuple[int, ...]
 ) -> jax.Array:
-    """Durations in whole ticks, at least 1.
+    """Durations in whole ticks, at least 1 and at most `LONGEST`.
 
     Args:
       bits: for each duration.
@@ -103,7 +107,7 @@ def duration(
     if GAMMA in kinds:
         shape = 1.0 / jnp.square(jnp.where(kind == GAMMA, cv, 1.0))
         factor = jnp.where(kind == GAMMA, _gamma(bits, shape) / shape, factor)
-    return jnp.maximum(jnp.round(mean * factor).astype(jnp.int32), 1)
+    return jnp.clip(jnp.round(mean * factor), 1, LONGEST).astype(jnp.int32)
 
 
 def _gamma(bits: Words, shape: jax.Array) -> jax.Array:

@@ -258,7 +258,7 @@ def advance(instance: Instance, state: State, one_at_a_time: bool) -> tuple[Stat
         lots.due[slot],
         lots.weight[slot],
     )
-    # What the groups see is from before the exit: its replacement comes after they dispatch.
+    # The replacement arrives later than any of the groups that dispatch now, which do not see it.
     state = state._replace(figures=figures)
     state = _release(instance, state, slot, lots.ready[slot], leaves)
     return state, Queue(instance, state.lots, state.tools, times, active, one_at_a_time)
