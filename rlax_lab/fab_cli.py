@@ -242,10 +242,6 @@ def _load(name: str, seed: int = 0) -> Any:
         return ours("fab.library").load(name, seed)
     except ours("fab.describe").FabError as error:
         raise InputError(_sentence(error)) from error
-    except OSError as error:
-        raise InputError(f"the fab '{name}' cannot be read: {error.strerror}.") from error
-    except UnicodeError as error:
-        raise InputError(f"the fab '{name}' cannot be read: it is not text.") from error
 
 
 def _sentence(error: Exception) -> str:

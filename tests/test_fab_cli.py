@@ -605,8 +605,7 @@ def test_files_that_are_no_fab(refused, name):
 
 def test_files_that_are_no_text(refused, folder):
     (folder / "binary").write_bytes(b"\xff\xfe")
-    sentence = "the fab 'job-shop:binary' cannot be read: it is not text."
-    assert refused("fab", "describe", "job-shop:binary") == sentence
+    assert "binary is no job shop" in refused("fab", "describe", "job-shop:binary")
 
 
 @pytest.mark.parametrize("out", ["file", "file/below"])
