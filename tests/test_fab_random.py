@@ -355,6 +355,26 @@ def test_late_is_told_of_the_right_fabs(index: int) -> None:
     assert 0 < int(state.late.sum()) < FABS
 
 
+@pytest.mark.parametrize(
+    ("time", "gap", "late"),
+    [
+        (10, 10, False),  # the slot becomes free at the tick of the release
+        (11, 10, True),
+        (9999, END, False),  # the run ends at the tick of the release
+        (9999, END - 1, True),
+    ],
+)
+def test_a_release_is_late_to_the_tick(time: int, gap: int, late: bool) -> None:
+    """One slot, a lot at 0 and others after every `gap` ticks, each in the fab for `time`."""
+    release = {"mean": gap, "first": 0}
+    fab = {"ticks": 1, "slots": 1, "any_load": True, "groups": {"g": {}}}
+    fab["products"] = {"p": {"route": [["g", time]], "release": release}}
+    fabs = jax.tree.map(jnp.asarray, instance.stack([describe.Plan(fab).instance]))
+    state, _, _ = simulate(fabs, "FIFO")
+    assert bool(state.late[0]) == late
+    assert overflows(model(fabs, 0, "FIFO"), 1) == late
+
+
 @pytest.mark.parametrize("index", [6, 8])
 def test_one_group_at_a_time_is_the_same(index: int) -> None:
     """Also with rework, and with all features at once; fewer steps are all there is to gain."""
