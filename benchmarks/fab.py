@@ -4,8 +4,9 @@
 
 SimPy (the model that the tests compare every dispatch with) and ours run the same instances in
 turns, in one process; a dispatch is one start of an operation of a lot. Random draws are not
-counted against SimPy, and compile time is apart. Ratios are of dispatches per second within a
-round, median and range over the rounds. Then cost per dispatch over the size of the fab.
+counted against SimPy, and compile time is apart. SimPy runs on one core; ours on one and, dealt out
+to all devices, on all. Ratios are of dispatches per second within a round, median and range over
+the rounds. Then cost per dispatch over the size of the fab.
 """
 
 import argparse
@@ -21,13 +22,22 @@ import numpy as np
 
 from envs.fab import dynamics, figures, generator, library, rules, simulate
 from envs.fab.describe import Plan
-from rlax_lab import provenance
+from rlax_lab import cli, provenance
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests import fab_simpy
 
 RULE = "setup > FIFO"
 FOREVER = 1_500_000_000
+# `fab-20x300-conwip` without all that may be left out.
+PLAIN = generator.Family(
+    groups=(20, 20),
+    products=(3, 3),
+    operations=(300, 500),
+    lots=(100, 100),
+    conwip=True,
+    cv=0.0,
+)
 # Tools and lots, five tools to a group.
 SIZES = ((10, 50), (30, 150), (100, 400), (300, 1200), (1000, 4000))
 
@@ -73,33 +83,40 @@ class SimPy:
 class Ours:
     """Fabs in the middle of their work, run for a fixed number of steps."""
 
-    def __init__(self, plan: Plan, fabs: int, warm_days: float) -> None:
+    def __init__(self, plan: Plan, fabs: int, warm_days: float, devices: int) -> None:
         instance = jax.tree.map(jnp.asarray, plan.instance)
         rule = rules.parse(RULE)
         warm = figures.Window(jnp.int32(0), jnp.int32(round(warm_days * 86400 / plan.seconds)))
         few = min(fabs, 16)
         keys = jax.random.split(jax.random.key(0), few)
-        state = jax.jit(lambda k: simulate.run(instance, rule, simulate.start(instance, k, warm)))(
-            keys
-        )
-        # Copies of them: what they do next is the same, and so is what it costs.
-        state = jax.tree.map(lambda x: jnp.tile(x, (fabs // few,) + (1,) * (x.ndim - 1)), state)
-        end = jnp.full(fabs, FOREVER, jnp.int32)
-        self.state = state._replace(window=state.window._replace(end=end))
+
+        def begin(keys: jax.Array) -> Any:
+            state = simulate.run(instance, rule, simulate.start(instance, keys, warm))
+            # Copies of them: what they do next is the same, and so is what it costs.
+            state = jax.tree.map(lambda x: jnp.tile(x, (fabs // few,) + (1,) * (x.ndim - 1)), state)
+            end = jnp.full(fabs, FOREVER, jnp.int32)
+            return state._replace(window=state.window._replace(end=end))
+
         self.steps = max(20, 100_000 // fabs // max(1, instance.slots // 50))
 
         def run(state: Any) -> tuple[Any, jax.Array]:
             def body(carry: tuple[Any, jax.Array], _: Any) -> Any:
                 state, count = carry
                 state, moves = jax.vmap(lambda s: dynamics.step(instance, rule, s))(state)
-                return (state, count + moves.moved.sum()), None
+                return (state, count + moves.moved.sum(1)), None
 
-            return jax.lax.scan(body, (state, jnp.int32(0)), length=self.steps)[0]
+            counts = jnp.zeros_like(state.count)
+            return jax.lax.scan(body, (state, counts), length=self.steps)[0]
 
+        if devices > 1:
+            run = simulate.deal(run, fabs, (True,))
+        self.state = jax.device_get(jax.jit(begin)(keys))
+        self.bytes_per_fab = sum(x.nbytes for x in jax.tree.leaves(self.state)) / fabs
+        # So that they lie where the compiled program leaves them.
+        self.state, _ = jax.jit(run)(self.state)
         began = time.perf_counter()
         self.run = jax.jit(run, donate_argnums=0).lower(self.state).compile()
         self.compiled = time.perf_counter() - began
-        self.bytes_per_fab = sum(x.nbytes for x in jax.tree.leaves(self.state)) / fabs
         self.rate()
 
     def rate(self, seconds: float = 0.5) -> float:
@@ -107,7 +124,7 @@ class Ours:
         total, began = 0, time.perf_counter()
         while True:
             self.state, count = self.run(self.state)
-            total += int(count)
+            total += int(count.sum())
             spent = time.perf_counter() - began
             if spent > seconds:
                 return total / spent
@@ -115,28 +132,32 @@ class Ours:
 
 def compare(plan: Plan, name: str, sizes: list[int], rounds: int, warm: float) -> dict[str, Any]:
     peer = SimPy(plan, warm)
-    ours = {fabs: Ours(plan, fabs, warm) for fabs in sizes}
-    rates: dict[int, list[float]] = {fabs: [] for fabs in sizes}
+    cases = [(fabs, devices) for fabs in sizes for devices in sorted({1, jax.device_count()})]
+    cases = [(fabs, devices) for fabs, devices in cases if fabs % devices == 0]
+    ours = {case: Ours(plan, case[0], warm, case[1]) for case in cases}
+    rates: dict[tuple[int, int], list[float]] = {case: [] for case in cases}
     theirs: list[float] = []
     for _ in range(rounds):
         theirs.append(peer.rate())
-        for fabs in sizes:
-            rates[fabs].append(ours[fabs].rate())
+        for case in cases:
+            rates[case].append(ours[case].rate())
     print(f"{name}: SimPy {np.median(theirs):,.0f} dispatches/s")
     rows = []
-    for fabs in sizes:
-        ratios = np.array(rates[fabs]) / np.array(theirs)
+    for case in cases:
+        ratios = np.array(rates[case]) / np.array(theirs)
         row = {
-            "fabs": fabs,
-            "dispatches_per_second": float(np.median(rates[fabs])),
+            "fabs": case[0],
+            "devices": case[1],
+            "dispatches_per_second": float(np.median(rates[case])),
             "ratio_to_simpy": float(np.median(ratios)),
             "range": [float(ratios.min()), float(ratios.max())],
-            "compile_seconds": ours[fabs].compiled,
-            "bytes_per_fab": ours[fabs].bytes_per_fab,
+            "compile_seconds": ours[case].compiled,
+            "bytes_per_fab": ours[case].bytes_per_fab,
         }
         rows.append(row)
         print(
-            f"  {fabs:5d} fabs: {row['dispatches_per_second']:12,.0f} dispatches/s, "
+            f"  {case[0]:5d} fabs on {case[1]} device{'s' * (case[1] > 1)}: "
+            f"{row['dispatches_per_second']:12,.0f} dispatches/s, "
             f"{row['ratio_to_simpy']:.0f} times SimPy ({ratios.min():.0f} to {ratios.max():.0f}), "
             f"{row['bytes_per_fab'] / 1024:.1f} KiB a fab, "
             f"compiled in {row['compile_seconds']:.1f} s",
@@ -156,7 +177,7 @@ def scaling() -> list[dict[str, Any]]:
             operations=(60, 60),
             conwip=True,
         )
-        ours = Ours(generator.make(family, 0), 4, 3.0)
+        ours = Ours(generator.make(family, 0), 4, 3.0, 1)
         rate = float(np.median([ours.rate() for _ in range(5)]))
         row = {
             "tools": tools,
@@ -180,13 +201,19 @@ def main() -> None:
     parser.add_argument("--fab4r", help="FAB4r's data file")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     asked = parser.parse_args()
-    names = [("seed-10x50", 5.0), ("fab-20x300", 25.0), ("fab-20x300-conwip", 10.0)]
+    cli._use_all_cores()
+    names = [
+        ("plain-20x300", 10.0),
+        ("seed-10x50", 5.0),
+        ("fab-20x300", 25.0),
+        ("fab-20x300-conwip", 10.0),
+    ]
     if asked.fab4r:
         names.append((f"fab4r:{asked.fab4r}", 20.0))
     result: dict[str, Any] = {"command": "python benchmarks/fab.py", "rule": RULE, "fabs": {}}
     for name, warm in names:
         label = name.partition(":")[0]
-        plan = library.load(name)
+        plan = generator.make(PLAIN, 0) if name == "plain-20x300" else library.load(name)
         result["fabs"][label] = compare(plan, label, asked.fabs, asked.rounds, warm)
     print("cost over size, 4 fabs at once:")
     result["scaling"] = scaling()

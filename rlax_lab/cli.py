@@ -1,6 +1,7 @@
 """The command line: train, evaluate, plot, envs, fab."""
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -353,6 +354,17 @@ def ours(module: str) -> Any:
         sys.modules[name] = package
         spec.loader.exec_module(package)
     return importlib.import_module(f"{name}.{module}")
+
+
+def _use_all_cores() -> None:
+    """Makes each core of a CPU a device, for programs that deal themselves out to the devices."""
+    import jax
+
+    options: Any = jax.config
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    with contextlib.suppress(RuntimeError):  # JAX is in use already
+        options.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
 def _use_compilation_cache() -> None:

@@ -251,12 +251,13 @@ class _Simulation:
         self.length = max(16, min(_CHUNK, _CELLS // plan.instance.slots))
         self.lots = len(plan.instance.releases.time) if until_all_left else 0
 
-    def _begin(self, instance: Any, keys: jax.Array) -> Any:
-        window = ours("fab.figures").Window(jnp.int32(0), jnp.int32(0))
+    def _begin(self, instance: Any, keys: jax.Array, start: jax.Array, end: jax.Array) -> Any:
+        window = ours("fab.figures").Window(start, end)
         state = ours("fab.simulate").start(
-            instance, keys, window._replace(end=jnp.int32(self.end.max()))
+            instance, keys, type(window)(jnp.int32(0), jnp.int32(self.end.max()))
         )
-        return state._replace(window=window._replace(start=self.start, end=self.end))
+        zeros = jnp.zeros_like(end)
+        return state._replace(window=window), zeros, zeros
 
     def _chunk(self, instance: Any, carry: Any) -> Any:
         step = jax.vmap(lambda state: self.dynamics.step(instance, self.rule, state))
@@ -269,11 +270,14 @@ class _Simulation:
             return (after, dispatches, last), self._seen(instance, before, after, moves)
 
         carry, seen = jax.lax.scan(body, carry, length=self.length)
+        # With an axis of replications first, as `deal` wants.
+        left, cycle_time = (jnp.swapaxes(x, 0, 1) for x in (seen.left, seen.cycle_time))
+        first = jax.tree.map(lambda x: x[None], seen._replace(left=None, cycle_time=None))
         state = carry[0]
         now = jax.vmap(lambda s: self.dynamics.dispatch_times(instance, s).min())(state)
         over = jax.vmap(lambda s: self.dynamics.finished(instance, s))(state)
-        left = state.figures.finished.sum(1)
-        return carry, seen, (now, over, left, state.late)
+        gone = state.figures.finished.sum(1)
+        return carry, (first, left, cycle_time), (now, over, gone, state.late)
 
     def _seen(self, instance: Any, before: Any, after: Any, moves: Any) -> _Seen:
         old, new, moves = jax.tree.map(lambda x: x[0], (before, after, moves))
@@ -300,12 +304,20 @@ class _Simulation:
         instance = jax.tree.map(jnp.asarray, self.plan.instance)
         keys = jax.random.split(jax.random.key(self.seed), replications)
         began = time.perf_counter()
-        state = jax.jit(self._begin)(instance, keys)
-        zeros = jnp.zeros(replications, jnp.int32)
-        carry = (state, zeros, zeros)
-        chunk = jax.jit(self._chunk).lower(instance, carry).compile()
+        deal = ours("fab.simulate").deal
+        begin = deal(self._begin, replications, (False, True, True, True))
+        carry = jax.jit(begin)(instance, keys, self.start, self.end)
+        dealt = deal(self._chunk, replications, (False, True))
+
+        def advance(instance: Any, carry: Any) -> Any:
+            carry, (first, left, cycle_time), standing = dealt(instance, carry)
+            seen: _Seen = jax.tree.map(lambda x: x[0], first)
+            left, cycle_time = (jnp.swapaxes(x, 0, 1) for x in (left, cycle_time))
+            return carry, seen._replace(left=left, cycle_time=cycle_time), standing
+
+        chunk = jax.jit(advance).lower(instance, carry).compile()
         compiled = time.perf_counter()
-        records = _Records(self.plan, jax.device_get(jax.tree.map(lambda x: x[0], state)))
+        records = _Records(self.plan, jax.device_get(jax.tree.map(lambda x: x[0], carry[0])))
         left: list[tuple[Ints, Ints, Ints]] = []
         over = np.zeros(replications, bool)
         while not over.all():

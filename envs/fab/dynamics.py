@@ -4,11 +4,12 @@ A lot knows when it is `ready` for its next operation, a tool when it is `free`.
 dispatches at ``d_g = max(earliest lot ready, earliest tool free)``, and the fab at the smallest
 d_g: what has not been dispatched by then starts no earlier, so whatever arrives by then is known.
 
-**Several groups dispatch in one step, exactly.** Every lot's next processing time is known before
-it starts, because draws belong to entities; so ``max(ready, d of its group) + processing +
-transport`` bounds from below when it can next arrive anywhere. No group whose d_g lies before the
-smallest of these bounds can be reached before it dispatches, and all of them may go at once. A rule
-that looks into other groups' queues needs the groups one at a time: ``one_at_a_time``.
+**Several groups dispatch in one step, exactly.** What every lot does next, and what it does after
+that, is known before it starts, because draws belong to entities. So ``max(ready, d of its group) +
+processing + transport`` bounds from below when it arrives at its next group, and with the
+processing time there added, when it can arrive at any other. A group that dispatches before any lot
+can come to it in one move, or anywhere in two, sees all that it would ever see: all such groups go
+at once. A rule that looks into other groups' queues needs them one at a time: ``one_at_a_time``.
 
 What happens at the same tick happens in this order:
 
@@ -30,43 +31,59 @@ from . import draws
 from .draws import Words
 from .figures import Figures, Window
 from .instance import NEVER, Conwip, Duration, Instance, Planned, Renewal
-from .queue import Queue, best, per_group
+from .queue import Queue, first_of, per_group
 from .rules import Rule
 
 Optional = Any  # an array, or None where the instance lacks the feature
+
+
+class Visit(NamedTuple):
+    """An operation of a lot, with what was drawn for it.
+
+    Attributes:
+      op: the operation; the last one where the lot is leaving.
+      group: where it is done; G where the lot is leaving.
+      processing: how long it will take, in ticks.
+      returns: how often the lot was sent back for rework before.
+      luck: random bits of the lot's own at this operation, uint32: the lower half decides whether
+        it goes back, the upper whether it is sampled; None where no lot does.
+    """
+
+    op: jax.Array
+    group: jax.Array
+    processing: jax.Array
+    returns: jax.Array
+    luck: Optional
 
 
 class Lots(NamedTuple):
     """The lots in N slots, all ``[N]``.
 
     Attributes:
-      op: the operation that each waits for or will next be ready for; the last one where it is
-        leaving.
-      group: where that is done; G where the lot is leaving.
-      ready: tick from which it waits there, or leaves.
-      processing: how long the operation will take, as drawn.
+      op, group, processing, returns, luck: of the `Visit` that each waits for or will next be
+        ready for.
+      following: the one after that.
+      ready: tick from which it waits, or leaves.
       release, due: ticks.
       weight: int32.
       factor: its flow factor, float32: due = release + factor * work of the route.
       number: its place in the order of releases, unique.
-      returns: how often it was sent back for rework.
-      luck: random bits of its own at this operation, uint32: the lower half decides whether it
-        comes back; None where no lot does.
       cycle: how many lots the slot has held before.
       key: words of its own.
     """
 
     op: jax.Array
     group: jax.Array
-    ready: jax.Array
     processing: jax.Array
+    returns: jax.Array
+    luck: Optional
+    following: Visit
+    ready: jax.Array
     release: jax.Array
     due: jax.Array
     weight: jax.Array
     factor: jax.Array
     number: jax.Array
-    returns: jax.Array
-    luck: Optional
     cycle: jax.Array
     key: Words
 
@@ -218,27 +235,19 @@ def advance(instance: Instance, state: State, one_at_a_time: bool) -> tuple[Stat
     lots, groups = state.lots, instance.num_groups
     times = dispatch_times(instance, state)
     leaving = lots.group == groups
-    # Each lot reaches its next group, or leaves its slot, no earlier than this.
-    start = jnp.maximum(lots.ready, jnp.append(times, 0)[lots.group])
-    ahead = lots.processing
-    if instance.transport is not None and instance.rework is None:
-        # A lot that leaves is not carried anywhere, and what is skipped may be all that is left.
-        # One in a batch is done with its leader, whose own bound holds for the batch.
-        carried = instance.left[lots.op] > 1
-        if instance.batches is not None:
-            carried = carried & (instance.batches.family[lots.op] == 0)
-        ahead = ahead + jnp.where(carried, instance.transport[lots.op], 0)
-    arrival = jnp.where(leaving, NEVER, jnp.minimum(start, NEVER) + ahead).min()
     exits = jnp.where(leaving, lots.ready, NEVER)
     slot = jnp.argmin(exits)
+    reached, left = _horizons(instance, state, times)
     # Lots that leave at one tick do so in the order of their slots, so all of them must be known.
-    leaves = exits[slot] < jnp.minimum(arrival, state.window.end)
-    bound = jnp.minimum(jnp.minimum(arrival, exits[slot]), state.window.end)
+    leaves = exits[slot] < jnp.minimum(left, state.window.end)
+    # No slot becomes free before this, nor does a lot come to the fab.
+    freed = jnp.minimum(jnp.minimum(left, exits[slot]), state.window.end)
 
     if not isinstance(instance.releases, Conwip):
-        # No slot becomes free before `bound`, and all of them hold earlier releases.
-        state = state._replace(late=state.late | (state.next_release.min() < bound))
+        # All slots hold earlier releases.
+        state = state._replace(late=state.late | (state.next_release.min() < freed))
 
+    bound = jnp.minimum(reached, freed)
     active = times < bound
     if one_at_a_time:
         active = active & (jnp.arange(groups) == jnp.argmin(times))
@@ -247,7 +256,8 @@ def advance(instance: Instance, state: State, one_at_a_time: bool) -> tuple[Stat
         pending = due <= times[:, None]
         active = active & ~pending.any(1)
         until = jnp.minimum(bound, times.min() + 1) if one_at_a_time else bound
-        state = _go_down(instance, state, pending & (due < until))
+        pending = pending & (due < until[:, None])
+        state = _go_down(instance, state, jnp.where(pending, due, NEVER))
 
     figures = state.figures.left(
         state.window,
@@ -262,6 +272,36 @@ def advance(instance: Instance, state: State, one_at_a_time: bool) -> tuple[Stat
     state = state._replace(figures=figures)
     state = _release(instance, state, slot, lots.ready[slot], leaves)
     return state, Queue(instance, state.lots, state.tools, times, active, one_at_a_time)
+
+
+def _horizons(instance: Instance, state: State, times: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Ticks before which no lot can come to each group ``[G]``, nor leave its last one ``[]``.
+
+    Lots that left their last one already are not meant.
+
+    Args:
+      instance, state: the fab.
+      times: ``[G]`` when each group next dispatches if no lot comes before.
+    """
+    lots, groups = state.lots, instance.num_groups
+    following = lots.following
+    leaving, last = lots.group == groups, following.group == groups
+    first, second = lots.processing, following.processing
+    if instance.batches is not None:
+        # A batch takes what its leader takes, which may be any lot there now or after its move.
+        one, two = (instance.batches.family[op] > 0 for op in (lots.op, following.op))
+        shortest = jnp.minimum(
+            jnp.where(one & ~leaving, first, NEVER).min(),
+            jnp.where(two & ~last, second, NEVER).min(),
+        )
+        first, second = jnp.where(one, shortest, first), jnp.where(two, shortest, second)
+    if instance.transport is not None:
+        first = first + jnp.where(last, 0, instance.transport[lots.op])
+    start = jnp.maximum(lots.ready, jnp.append(times, 0)[lots.group])
+    arrival = jnp.where(leaving, NEVER, jnp.minimum(start, NEVER) + first)
+    onward = jnp.where(leaving | last, NEVER, jnp.minimum(arrival, NEVER) + second).min()
+    to_group = jnp.full(groups, NEVER).at[following.group].min(arrival, mode="drop")
+    return jnp.minimum(to_group, onward), jnp.minimum(onward, jnp.where(last, arrival, NEVER).min())
 
 
 def dispatch(
@@ -374,18 +414,17 @@ def _empty(instance: Instance) -> Lots:
     """Slots that never held a lot."""
     zeros = jnp.zeros(instance.slots, jnp.int32)
     words = jnp.zeros(instance.slots, jnp.uint32)
+    luck = None if instance.rework is None else words
+    visit = Visit(zeros, zeros, zeros, zeros, luck)
     return Lots(
-        op=zeros,
-        group=zeros,
+        **visit._asdict(),
+        following=visit,
         ready=zeros,
-        processing=zeros,
         release=zeros,
         due=zeros,
         weight=zeros,
         factor=jnp.zeros(instance.slots, jnp.float32),
         number=zeros,
-        returns=zeros,
-        luck=None if instance.rework is None else words,
         cycle=zeros,
         key=Words(words, words),
     )
@@ -434,19 +473,16 @@ def _release(
     span = (heavy - light + 1).astype(jnp.float32)
     weight = light + jnp.minimum((span * draws.uniform(worth.b)).astype(jnp.int32), heavy - light)
     weight = jnp.where(hot, orders.hot_weight[product], weight)
-    bits = draws.draw(key, draws.PROCESSING, op, 0)
+    visit = _visit(instance, key, op, jnp.int32(0))
     lot = Lots(
-        op=op,
-        group=instance.group[op],
+        **visit._asdict(),
+        following=_after(instance, key, visit),
         ready=at,
-        processing=_sample(bits, _of(instance.processing, op)),
         release=at,
         due=at + jnp.round(factor * work).astype(jnp.int32),
         weight=weight,
         factor=factor,
         number=state.count,
-        returns=jnp.int32(0),
-        luck=None if instance.rework is None else bits.b,
         cycle=cycle,
         key=key,
     )
@@ -485,16 +521,50 @@ def _spread(instance: Instance, lots: Lots) -> Lots:
     slots = lots.op.shape[0]
     part = jnp.arange(slots) / slots
     op = lots.op + jnp.floor(part * instance.left[lots.op]).astype(jnp.int32)
-    bits = draws.draw(lots.key, draws.PROCESSING, op, 0)
+    visit = _visit(instance, lots.key, op, jnp.zeros_like(op))
     age = jnp.round(lots.factor * (instance.done[op] - instance.work[op])).astype(jnp.int32)
     return lots._replace(
-        op=op,
-        group=instance.group[op],
-        processing=_sample(bits, _of(instance.processing, op)),
-        luck=None if lots.luck is None else bits.b,
+        **visit._asdict(),
+        following=_after(instance, lots.key, visit),
         release=lots.release - age,
         due=lots.due - age,
     )
+
+
+def _visit(instance: Instance, key: Words, op: jax.Array, returns: jax.Array) -> Visit:
+    """What lots with a `key` find at an operation."""
+    bits = draws.draw(key, draws.PROCESSING, op, returns)
+    return Visit(
+        op=op,
+        group=instance.group[op],
+        processing=_sample(bits, _of(instance.processing, op)),
+        returns=returns,
+        luck=None if instance.rework is None else bits.b,
+    )
+
+
+def _after(instance: Instance, key: Words, visit: Visit) -> Visit:
+    """What lots with a `key` do after a visit."""
+    op, returns, groups = visit.op, visit.returns, instance.num_groups
+    following = op + 1
+    last = instance.left[op] == 1
+    rework = instance.rework
+    if rework is not None:
+        back = _chance(visit.luck & 0xFFFF) < rework.probability[op]
+        following = jnp.where(back, rework.back_to[op], following)
+        last = last & ~back
+        returns = returns + back
+    last = last | (visit.group == groups)
+    following = jnp.where(last, op, following)
+    if rework is not None:
+        for _ in range(rework.longest_skip):
+            bits = draws.draw(key, draws.PROCESSING, following, returns)
+            skips = ~last & (_chance(bits.b >> 16) >= rework.sampled[following])
+            last = last | (skips & (instance.left[following] == 1))
+            following = jnp.where(skips & ~last, following + 1, following)
+        following, last = _once(following, last)
+    after = _visit(instance, key, following, returns)
+    return after._replace(group=jnp.where(last, groups, after.group))
 
 
 def _of(times: Duration, index: jax.Array) -> Duration:
@@ -535,10 +605,12 @@ def _members(
     room = jnp.where(all_fit, 0, room)
 
     def body(carry: Any) -> Any:
+        # One lot into the batch of the first group with room.
         members, may_join, room = carry
-        joins = slots == queue.of_group(best(queue, keys, may_join), -1)
-        joins = joins & queue.of_group(room > 0, False)
-        return members | joins, may_join & ~joins, room - 1
+        group = jnp.argmax(room > 0)
+        joins = first_of(queue, keys, may_join & (queue.lots.group == group))
+        full = room - (jnp.arange(room.shape[0]) == group)
+        return members | joins, may_join & ~joins, full
 
     # Only where more lots wait than fit must they be ranked one by one.
     return jax.lax.while_loop(lambda carry: (carry[2] > 0).any(), body, (members, may_join, room))[
@@ -547,37 +619,16 @@ def _members(
 
 
 def _onward(instance: Instance, lots: Lots, moved: jax.Array, end: jax.Array) -> Lots:
-    """Lots that `moved` go to where they are ready next, after their operations `end`."""
-    op, returns, luck = lots.op, lots.returns, lots.luck
-    following = op + 1
-    last = instance.left[op] == 1
-    rework = instance.rework
-    if rework is not None:
-        back = _chance(luck & 0xFFFF) < rework.probability[op]
-        following = jnp.where(back, rework.back_to[op], following)
-        last = last & ~back
-        returns = returns + (moved & back)
-    following = jnp.where(last, op, following)
-    if rework is not None:
-        for _ in range(rework.longest_skip):
-            bits = draws.draw(lots.key, draws.PROCESSING, following, returns)
-            skips = ~last & (_chance(bits.b >> 16) >= rework.sampled[following])
-            last = last | (skips & (instance.left[following] == 1))
-            following = jnp.where(skips & ~last, following + 1, following)
-        following, last = _keep((following, last))
-    bits = draws.draw(lots.key, draws.PROCESSING, following, returns)
+    """Lots that `moved` go to what follows, where they are ready after their operations `end`."""
+    following = lots.following
     ready = end
     if instance.transport is not None:
-        ready = jnp.where(last, end, end + instance.transport[op])
-    put = lambda new, old: jnp.where(moved, new, old)  # noqa: E731
-    return lots._replace(
-        op=put(following, op),
-        group=put(jnp.where(last, instance.num_groups, instance.group[following]), lots.group),
-        ready=put(ready, lots.ready),
-        processing=put(_sample(bits, _of(instance.processing, following)), lots.processing),
-        returns=returns,
-        luck=None if luck is None else put(bits.b, luck),
+        carried = following.group < instance.num_groups
+        ready = end + jnp.where(carried, instance.transport[lots.op], 0)
+    onward = lots._replace(
+        **following._asdict(), following=_after(instance, lots.key, following), ready=ready
     )
+    return jax.tree.map(lambda new, old: jnp.where(moved, new, old), onward, lots)
 
 
 def _chance(bits: jax.Array) -> jax.Array:
@@ -585,17 +636,16 @@ def _chance(bits: jax.Array) -> jax.Array:
     return (bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-16)
 
 
-def _keep(tree: Any) -> Any:
-    """The same arrays ``[N]``, computed once: XLA would compute them again in each of their uses.
+def _once(op: jax.Array, last: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same, computed once: XLA would compute them again in each of their uses.
 
     Fusion on CPU stops at a scatter, and copies whole chains of cheap operations otherwise; a draw
     is a hundred of them.
     """
-
-    def written(x: jax.Array) -> jax.Array:
-        return jnp.zeros_like(x).at[jnp.arange(x.shape[0])].set(x)
-
-    return jax.tree.map(written, tree)
+    if op.ndim == 0:
+        return op, last
+    both = jnp.zeros_like(op).at[jnp.arange(op.shape[0])].set(2 * op + last)
+    return both >> 1, (both & 1) == 1
 
 
 # Tools.
@@ -609,7 +659,8 @@ def _tools(instance: Instance, key: Words) -> Tools:
     if instance.setups is not None:
         tools = tools._replace(setup=jnp.broadcast_to(instance.setups.initial[:, None], shape))
     if instance.breakdowns is not None:
-        first = _per_tool(instance, key, draws.BREAKDOWN, zeros, instance.breakdowns.until)
+        until = jax.tree.map(lambda x: x[:, None], instance.breakdowns.until)
+        first = _length(key, draws.BREAKDOWN, _numbers(instance), zeros, until)
         first = jnp.where(instance.breakdowns.fails[:, None], first, NEVER)
         tools = tools._replace(fails=first, failures=zeros)
     if instance.maintenance is not None:
@@ -617,15 +668,15 @@ def _tools(instance: Instance, key: Words) -> Tools:
     return tools
 
 
-def _per_tool(
-    instance: Instance, key: Words, stream: int, number: jax.Array, times: Duration
-) -> jax.Array:
-    """``[G, T]`` one duration of its group's for each tool, by the `number` of its event."""
-    shape = (instance.num_groups, instance.num_tools)
-    tool = jnp.arange(shape[0] * shape[1]).reshape(shape)
-    bits = draws.draw(key, stream, tool, number)
-    wide = Duration(times.mean[:, None], times.cv[:, None], times.kind[:, None], times.kinds)
-    return _sample(bits, wide)
+def _numbers(instance: Instance) -> jax.Array:
+    """``[G, T]`` a number for each tool of the fab."""
+    groups, num_tools = instance.num_groups, instance.num_tools
+    return jnp.arange(groups * num_tools).reshape(groups, num_tools)
+
+
+def _length(key: Words, stream: int, tool: jax.Array, number: jax.Array, times: Duration) -> Any:
+    """How long an event of a tool takes, by the tool's number in the fab and the event's."""
+    return _sample(draws.draw(key, stream, tool, number), times)
 
 
 def _next_down(instance: Instance, tools: Tools) -> jax.Array | None:
@@ -641,40 +692,51 @@ def _next_down(instance: Instance, tools: Tools) -> jax.Array | None:
     return jnp.where(instance.tools, soonest, NEVER)
 
 
-def _go_down(instance: Instance, state: State, goes: jax.Array) -> State:
-    """Takes idle tools that are due ``[G, T]`` down; a breakdown goes before maintenance."""
-    tools = state.tools
-    start: jax.Array = tools.free
-    end = start
-    breaks: jax.Array = jnp.zeros_like(goes)
-    due = jnp.full_like(tools.free, NEVER)
+def _go_down(instance: Instance, state: State, due: jax.Array) -> State:
+    """Takes the idle tool down that is first `due`, ``[G, T]``, NEVER for those that are not.
+
+    That is one tool a step, as draws for all would cost more than the steps saved. A breakdown
+    goes before maintenance.
+    """
+    tools, key = state.tools, state.key
+    tool = jnp.argmin(due.ravel())
+    here = (_numbers(instance) == tool) & (due < NEVER)
+    group = tool // instance.num_tools
+    its = lambda x: x[group, tool % instance.num_tools]  # noqa: E731
+    free = its(tools.free)
+    start, end = free, free
+    service_at, breaks = jnp.int32(NEVER), jnp.bool_(False)
     if instance.maintenance is not None:
         plan = instance.maintenance
-        due = tools.service_at
-        start = jnp.maximum(tools.free, due)
-        end = start + _per_tool(instance, state.key, draws.SERVICE, tools.services, plan.duration)
+        service_at = its(tools.service_at)
+        start = jnp.maximum(free, service_at)
+        end = start + _length(
+            key, draws.SERVICE, tool, its(tools.services), _of(plan.duration, group)
+        )
     if instance.breakdowns is not None:
         failures = instance.breakdowns
-        fails = jnp.where(failures.by_busy_time[:, None], NEVER, tools.fails)
-        breaks = goes & (fails <= due)
-        repair = _per_tool(instance, state.key, draws.REPAIR, tools.failures, failures.repair)
-        start = jnp.where(breaks, jnp.maximum(tools.free, fails), start)
-        end = jnp.where(breaks, start + repair, end)
-        until = _per_tool(instance, state.key, draws.BREAKDOWN, tools.failures + 1, failures.until)
+        fails = jnp.where(failures.by_busy_time[group], NEVER, its(tools.fails))
+        number = its(tools.failures)
+        breaks = fails <= service_at
+        begins = jnp.maximum(free, fails)
+        repair = _length(key, draws.REPAIR, tool, number, _of(failures.repair, group))
+        start = jnp.where(breaks, begins, start)
+        end = jnp.where(breaks, begins + repair, end)
+        until = _length(key, draws.BREAKDOWN, tool, number + 1, _of(failures.until, group))
         tools = tools._replace(
-            fails=jnp.where(breaks, end + until, tools.fails), failures=tools.failures + breaks
+            fails=jnp.where(here & breaks, end + until, tools.fails),
+            failures=tools.failures + (here & breaks),
         )
     if instance.maintenance is not None:
-        served = goes & ~breaks
-        period = instance.maintenance.period[:, None]
+        served = here & ~breaks
         tools = tools._replace(
-            service_at=tools.service_at + jnp.where(served, period, 0),
+            service_at=tools.service_at + jnp.where(served, instance.maintenance.period[group], 0),
             services=tools.services + served,
         )
-    lost = jnp.where(goes, state.window.overlap(start, end), 0).sum(1)
+    lost = jnp.where(here.any(1), state.window.overlap(start, end), 0)
     figures = state.figures
     return state._replace(
-        tools=tools._replace(free=jnp.where(goes, end, tools.free)),
+        tools=tools._replace(free=jnp.where(here, end, tools.free)),
         figures=figures._replace(down=figures.down.add(lost)),
     )
 
@@ -699,8 +761,7 @@ def _interrupt(
     """
     plan, tools, window = instance.breakdowns, state.tools, state.window
     assert plan is not None
-    groups, num_tools = chosen.shape
-    tool = jnp.where(chosen, jnp.arange(groups * num_tools).reshape(chosen.shape), 0).sum(1)
+    tool = jnp.where(chosen, _numbers(instance), 0).sum(1)
     fails = jnp.where(chosen, tools.fails, 0).sum(1)
     number = jnp.where(chosen, tools.failures, 0).sum(1)
     starts = chosen.any(1)
@@ -709,13 +770,13 @@ def _interrupt(
     fails = jnp.where(plan.fails, fails, NEVER)
     # Groups that start nothing have times near NEVER, which a failure must not chase.
     ready, end = jnp.where(starts, ready, 0), jnp.where(starts, end, 0)
-    none = jnp.zeros(groups, jnp.int32)
+    none = jnp.zeros_like(start)
 
     def body(carry: _Interrupted) -> _Interrupted:
         fails, number, ready, end, in_setup, in_processing = carry
         hit, early = fails < end, fails < ready
-        repair = _sample(draws.draw(state.key, draws.REPAIR, tool, number), plan.repair)
-        until = _sample(draws.draw(state.key, draws.BREAKDOWN, tool, number + 1), plan.until)
+        repair = _length(state.key, draws.REPAIR, tool, number, plan.repair)
+        until = _length(state.key, draws.BREAKDOWN, tool, number + 1, plan.until)
         repair = jnp.where(hit, repair, 0)
         lost = window.overlap(fails, fails + repair)
         return _Interrupted(
@@ -769,8 +830,10 @@ def _after_pieces(
     assert plan is not None
     pieces = tools.pieces + jnp.where(chosen, count[:, None], 0)
     due = chosen & (plan.pieces[:, None] > 0) & (pieces >= plan.pieces[:, None])
-    length = _per_tool(instance, state.key, draws.PIECES, tools.services, plan.piece_duration)
-    free = end + jnp.where(due, length, 0).sum(1)
+    tool = jnp.where(chosen, _numbers(instance), 0).sum(1)
+    number = jnp.where(chosen, tools.services, 0).sum(1)
+    length = _length(state.key, draws.PIECES, tool, number, plan.piece_duration)
+    free = end + jnp.where(due.any(1), length, 0)
     tools = tools._replace(pieces=jnp.where(due, 0, pieces), services=tools.services + due)
     return tools, free
 

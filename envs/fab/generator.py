@@ -26,7 +26,9 @@ class Family:
     Attributes:
       groups, products: how many; `tools` of a group.
       operations: of a route.
-      lots: constant work in process, where `conwip`; otherwise releases are Poisson.
+      lots: constant work in process, where `conwip`; otherwise half as many as there are slots.
+      release_cv: coefficient of variation of the times between releases of a product: 1 for
+        Poisson, otherwise uniform times, at most 0.577.
       load: of the bottleneck, setups and half-filled batches apart; `spread` of the others' loads,
         as parts of it.
       cv: coefficient of variation of processing times (log-normal); 0 where they are fixed.
@@ -45,6 +47,7 @@ class Family:
     operations: tuple[int, int] = (60, 120)
     lots: tuple[int, int] = (50, 50)
     conwip: bool = False
+    release_cv: float = 1.0
     load: tuple[float, float] = (0.9, 0.9)
     spread: tuple[float, float] = (0.6, 0.97)
     cv: float = 0.3
@@ -66,6 +69,8 @@ FAB_20X300 = Family(
     products=(3, 3),
     operations=(300, 500),
     lots=(100, 100),
+    release_cv=0.5,
+    spread=(0.5, 0.9),
     transport=4.0,
     lost=(0.03, 0.12),
     maintained=0.5,
@@ -197,10 +202,10 @@ def describe(family: Family, seed: int, held_out: bool = False) -> dict[str, Any
         if family.conwip:
             products[f"product{p}"]["share"] = float(shares[p])
         else:
-            products[f"product{p}"]["release"] = {
-                "mean": float(1 / (rate * shares[p])),
-                "kind": "exponential",
-            }
+            release = {"mean": float(1 / (rate * shares[p])), "kind": "exponential"}
+            if family.release_cv != 1:
+                release |= {"kind": "uniform", "cv": family.release_cv}
+            products[f"product{p}"]["release"] = release
     fab: dict[str, Any] = {"unit": "minute", "ticks": 10, "groups": groups, "products": products}
     if family.conwip:
         fab |= {"conwip": between(family.lots), "spread": True}

@@ -215,19 +215,25 @@ def best(queue: Queue, keys: tuple[jax.Array, ...], among: jax.Array) -> jax.Arr
       among: ``[N]`` bool, the lots to choose from.
     """
     for key in (*keys, queue.order):
-        if jnp.issubdtype(key.dtype, jnp.floating):
-            worst: Any = jnp.inf
-            key = jnp.where(jnp.isnan(key), worst, key)
-        else:
-            worst = jnp.iinfo(key.dtype).max
-        least = per_group(
-            queue.instance,
-            queue.lots,
-            jnp.where(among, key, jnp.asarray(worst, key.dtype)),
-            "min",
-            worst,
-        )
+        key, last = _sortable(key)
+        least = per_group(queue.instance, queue.lots, jnp.where(among, key, last), "min", last)
         among = among & (key == queue.of_group(least, 0))
     slots = among.shape[0]
     slot = jnp.where(among, jnp.arange(slots), slots)
     return per_group(queue.instance, queue.lots, slot, "min", slots)
+
+
+def first_of(queue: Queue, keys: tuple[jax.Array, ...], among: jax.Array) -> jax.Array:
+    """``[N]`` bool: as `best`, of all the lots `among` which there must be one of."""
+    for key in (*keys, queue.order):
+        key, last = _sortable(key)
+        among = among & (key == jnp.where(among, key, last).min())
+    return among
+
+
+def _sortable(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A key to rank by, NaN last, and a value that no key comes after."""
+    if jnp.issubdtype(key.dtype, jnp.floating):
+        last = jnp.asarray(jnp.inf, key.dtype)
+        return jnp.where(jnp.isnan(key), last, key), last
+    return key, jnp.asarray(jnp.iinfo(key.dtype).max, key.dtype)

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 
 from .queue import Queue, best
 
-Key = Callable[[Queue], jax.Array]
+# None where it tells no lots apart.
+Key = Callable[[Queue], jax.Array | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Rule:
 
     def rank(self, queue: Queue) -> tuple[jax.Array, ...]:
         """The keys ``[N]`` of each lot."""
-        return tuple(key(queue) for key in self.keys)
+        ranks = (key(queue) for key in self.keys)
+        return tuple(rank for rank in ranks if rank is not None)
 
     def __call__(self, queue: Queue) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """The lot that each group starts ``[G]``, N where it waits, and the keys of all."""
@@ -79,9 +81,9 @@ def looks_elsewhere(key: Key) -> Key:
     return key
 
 
-def setup(queue: Queue) -> jax.Array:
+def setup(queue: Queue) -> jax.Array | None:
     """The shortest setup first."""
-    return queue.setup
+    return None if queue.instance.setups is None else queue.setup
 
 
 def weight(queue: Queue) -> jax.Array:
@@ -181,11 +183,12 @@ def atc(k: Any = 2.0) -> Key:
       k: mean processing times of slack over which urgency falls by a factor e.
     """
 
-    def atc_key(queue: Queue) -> jax.Array:
-        spare = jnp.maximum(queue.operation_due - queue.now - queue.work, 0)
-        return _ratio(spare, k * queue.mean(queue.work)) - jnp.log(_ratio(queue.weight, queue.work))
+    return lambda queue: _atc(queue, k)
 
-    return atc_key
+
+def _atc(queue: Queue, k: Any) -> jax.Array:
+    spare = jnp.maximum(queue.operation_due - queue.now - queue.work, 0)
+    return _ratio(spare, k * queue.mean(queue.work)) - jnp.log(_ratio(queue.weight, queue.work))
 
 
 def atcs(k1: Any = 2.0, k2: Any = 0.1) -> Key:
@@ -198,7 +201,7 @@ def atcs(k1: Any = 2.0, k2: Any = 0.1) -> Key:
 
     def atcs_key(queue: Queue) -> jax.Array:
         share = _ratio(queue.setup, k2 * queue.mean(queue.setup))
-        return atc(k1)(queue) + jnp.where(queue.setup > 0, share, 0.0)
+        return _atc(queue, k1) + jnp.where(queue.setup > 0, share, 0.0)
 
     return atcs_key
 

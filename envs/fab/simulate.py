@@ -1,8 +1,11 @@
-"""Whole runs: many fabs at once, on the device, until their horizon."""
+"""Whole runs: many fabs at once, on the devices, until their horizon."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from . import dynamics
 from .dynamics import Moves, State
@@ -23,7 +26,7 @@ def start(instance: Instance, keys: jax.Array, window: Window, batched: bool = F
 def run(
     instance: Instance, rule: Rule, state: State, batched: bool = False, one_at_a_time: bool = False
 ) -> State:
-    """Runs fabs ``[B]`` to the end of their windows."""
+    """Runs fabs ``[B]`` to the end of their windows, on all devices."""
     axis = 0 if batched else None
     step = jax.vmap(
         lambda instance, state: dynamics.step(instance, rule, state, one_at_a_time)[0],
@@ -31,10 +34,35 @@ def run(
     )
     done = jax.vmap(dynamics.finished, in_axes=(axis, 0))
 
-    def chunk(state: State) -> State:
-        return jax.lax.fori_loop(0, _CHUNK, lambda _, s: step(instance, s), state)
+    def to_the_end(instance: Instance, state: State) -> State:
+        def chunk(state: State) -> State:
+            return jax.lax.fori_loop(0, _CHUNK, lambda _, s: step(instance, s), state)
 
-    return jax.lax.while_loop(lambda s: ~done(instance, s).all(), chunk, state)
+        return jax.lax.while_loop(lambda s: ~done(instance, s).all(), chunk, state)
+
+    return deal(to_the_end, len(state.count), (batched, True))(instance, state)
+
+
+def deal(function: Callable[..., Any], fabs: int, batched: tuple[bool, ...]) -> Callable[..., Any]:
+    """The function with its fabs dealt out to the devices, each of which goes on by itself.
+
+    XLA runs such a program on one core of a CPU. There a device is what
+    ``jax.config.update("jax_num_cpu_devices", n)`` makes of a core, before JAX is first used.
+
+    Args:
+      function: of arrays, all of its results ``[B, ...]``.
+      fabs: B, of whose divisors the largest tells how many devices there can be.
+      batched: which arguments are ``[B, ...]``; the others are for all fabs.
+    """
+    devices = jax.devices()
+    count = max(n for n in range(1, len(devices) + 1) if fabs % n == 0)
+    if count == 1:
+        return function
+    mesh = Mesh(np.array(devices[:count]), ("fabs",))
+    specs = tuple(PartitionSpec("fabs") if each else PartitionSpec() for each in batched)
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("fabs"), check_vma=False
+    )
 
 
 def trace(
