@@ -20,12 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs.fab import dynamics, figures, generator, library, rules, simulate
-from envs.fab.describe import Plan
 from rlax_lab import cli, provenance
 
+cli.use_all_cores()
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests import fab_simpy
+from envs.fab import dynamics, figures, generator, library, rules, simulate  # noqa: E402
+from envs.fab.describe import Plan  # noqa: E402
+from tests import fab_simpy  # noqa: E402
 
 RULE = "setup > FIFO"
 FOREVER = 1_500_000_000
@@ -198,10 +199,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--fabs", type=int, nargs="+", default=[1, 64, 1024, 8192])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", help="names of fabs")
     parser.add_argument("--fab4r", help="FAB4r's data file")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     asked = parser.parse_args()
-    cli._use_all_cores()
     names = [
         ("plain-20x300", 10.0),
         ("seed-10x50", 5.0),
@@ -212,6 +213,8 @@ def main() -> None:
         names.append((f"fab4r:{asked.fab4r}", 20.0))
     result: dict[str, Any] = {"command": "python benchmarks/fab.py", "rule": RULE, "fabs": {}}
     for name, warm in names:
+        if asked.only and name.partition(":")[0] not in asked.only:
+            continue
         label = name.partition(":")[0]
         plan = generator.make(PLAIN, 0) if name == "plain-20x300" else library.load(name)
         result["fabs"][label] = compare(plan, label, asked.fabs, asked.rounds, warm)

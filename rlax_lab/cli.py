@@ -356,8 +356,11 @@ def ours(module: str) -> Any:
     return importlib.import_module(f"{name}.{module}")
 
 
-def _use_all_cores() -> None:
-    """Makes each core of a CPU a device, for programs that deal themselves out to the devices."""
+def use_all_cores() -> None:
+    """Makes each core of a CPU a device, for programs that deal themselves out to the devices.
+
+    Before JAX is used, which importing gymnax does.
+    """
     import jax
 
     options: Any = jax.config

@@ -297,6 +297,7 @@ def _conduct(
     settings: Simulation,
     out: Path | None,
 ) -> None:
+    cli.use_all_cores()
     plan = _load(instance, settings.fab_seed)
     parse, error = ours("fab.rules").parse, ours("fab.rules").RuleError
     for rule in rules:
@@ -311,7 +312,6 @@ def _conduct(
     folder = out or Path("runs") / f"fab_{safe}_{time.strftime('%Y%m%d-%H%M%S')}"
     _check_folder(folder)
     cli._use_compilation_cache()
-    cli._use_all_cores()
     console = Console(highlight=False, soft_wrap=True)
     with _made(folder):
         _announce(console, plan, rules, settings, days, warmup)

@@ -773,14 +773,18 @@ def _interrupt(
     none = jnp.zeros_like(start)
 
     def body(carry: _Interrupted) -> _Interrupted:
+        # The next failure of the first group that has one.
         fails, number, ready, end, in_setup, in_processing = carry
-        hit, early = fails < end, fails < ready
-        repair = _length(state.key, draws.REPAIR, tool, number, plan.repair)
-        until = _length(state.key, draws.BREAKDOWN, tool, number + 1, plan.until)
+        group = jnp.argmax(fails < end)
+        hit, early = jnp.arange(len(fails)) == group, fails < ready
+        its, which = tool[group], number[group]
+        repair = _length(state.key, draws.REPAIR, its, which, _of(plan.repair, group))
+        until = _length(state.key, draws.BREAKDOWN, its, which + 1, _of(plan.until, group))
+        again = fails + repair + until
         repair = jnp.where(hit, repair, 0)
         lost = window.overlap(fails, fails + repair)
         return _Interrupted(
-            fails=jnp.where(hit, fails + repair + until, fails),
+            fails=jnp.where(hit, again, fails),
             number=number + hit,
             ready=ready + jnp.where(early, repair, 0),
             end=end + repair,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .describe import Plan
+from .describe import FabError, Plan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Family:
     Attributes:
       groups, products: how many; `tools` of a group.
       operations: of a route.
-      lots: constant work in process, where `conwip`; otherwise half as many as there are slots.
+      lots: constant work in process, where `conwip`; otherwise five eighths of the slots.
       release_cv: coefficient of variation of the times between releases of a product: 1 for
         Poisson, otherwise uniform times, at most 0.577.
       load: of the bottleneck, setups and half-filled batches apart; `spread` of the others' loads,
@@ -92,9 +92,15 @@ def make(family: Family, seed: int, held_out: bool = False, name: str = "random 
 
 
 def describe(family: Family, seed: int, held_out: bool = False) -> dict[str, Any]:
-    """The description (see `describe`) of one fab of a family."""
+    """The description (see `describe`) of one fab of a family.
+
+    Raises:
+      FabError: where its fabs would have a single group, in which no route can go on.
+    """
     rng = np.random.default_rng([int(held_out), seed])
     between = lambda pair: int(rng.integers(pair[0], pair[1], endpoint=True))  # noqa: E731
+    if min(family.groups) < 2:
+        raise FabError(f"a family's fabs have at least 2 groups, not {min(family.groups)}.")
     num_groups, num_products = between(family.groups), between(family.products)
     tools = rng.integers(family.tools[0], family.tools[1], num_groups, endpoint=True)
     load = rng.uniform(*family.load)
@@ -210,7 +216,7 @@ def describe(family: Family, seed: int, held_out: bool = False) -> dict[str, Any
     if family.conwip:
         fab |= {"conwip": between(family.lots), "spread": True}
     else:
-        fab["slots"] = 2 * between(family.lots)
+        fab["slots"] = round(1.6 * between(family.lots))
     return fab
 
 
@@ -227,8 +233,8 @@ def _route(family: Family, rng: np.random.Generator, groups: int) -> np.ndarray:
     layer = int(rng.integers(8, 14))
     while len(route) < length:
         following = 1 + int(rng.choice(groups - 1, p=popularity))
-        if len(route) % layer == 0:
-            following = 0
+        if len(route) % layer == 0 or groups == 2:
+            following = 0 if route[-1] else 1
         if following != route[-1]:
             route.append(following)
     return np.array(route)
