@@ -109,7 +109,7 @@ class Ours:
             counts = jnp.zeros_like(state.count)
             return jax.lax.scan(body, (state, counts), length=self.steps)[0]
 
-        if devices > 1:
+        if devices == jax.device_count():
             run = simulate.deal(run, fabs, (True,))
         self.state = jax.device_get(jax.jit(begin)(keys))
         self.bytes_per_fab = sum(x.nbytes for x in jax.tree.leaves(self.state)) / fabs

@@ -15,6 +15,8 @@ from .rules import Rule
 
 # Steps between two looks at whether all fabs are done.
 _CHUNK = 64
+# Fabs that a core takes at a time: the states of more do not fit into its cache.
+_BLOCK = 128
 
 
 def start(instance: Instance, keys: jax.Array, window: Window, batched: bool = False) -> State:
@@ -47,7 +49,8 @@ def deal(function: Callable[..., Any], fabs: int, batched: tuple[bool, ...]) -> 
     """The function with its fabs dealt out to the devices, each of which goes on by itself.
 
     XLA runs such a program on one core of a CPU. There a device is what
-    ``jax.config.update("jax_num_cpu_devices", n)`` makes of a core, before JAX is first used.
+    ``jax.config.update("jax_num_cpu_devices", n)`` makes of a core, before JAX is first used; and
+    it takes the fabs in blocks that stay in its cache, one after another.
 
     Args:
       function: of arrays, all of its results ``[B, ...]``.
@@ -56,6 +59,10 @@ def deal(function: Callable[..., Any], fabs: int, batched: tuple[bool, ...]) -> 
     """
     devices = jax.devices()
     count = max(n for n in range(1, len(devices) + 1) if fabs % n == 0)
+    each = fabs // count
+    if devices[0].platform == "cpu" and each > _BLOCK:
+        block = max(n for n in range(1, _BLOCK + 1) if each % n == 0)
+        function = _in_blocks(function, each // block, batched)
     if count == 1:
         return function
     mesh = Mesh(np.array(devices[:count]), ("fabs",))
@@ -63,6 +70,26 @@ def deal(function: Callable[..., Any], fabs: int, batched: tuple[bool, ...]) -> 
     return jax.shard_map(
         function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("fabs"), check_vma=False
     )
+
+
+def _in_blocks(
+    function: Callable[..., Any], blocks: int, batched: tuple[bool, ...]
+) -> Callable[..., Any]:
+    """The function of as many equal blocks of fabs, one after another."""
+
+    def one_by_one(*arguments: Any) -> Any:
+        split = lambda x: x.reshape(blocks, -1, *x.shape[1:])  # noqa: E731
+        own = [jax.tree.map(split, x) for x, b in zip(arguments, batched, strict=True) if b]
+
+        def one(own: list[Any]) -> Any:
+            rest = iter(own)
+            whole = zip(arguments, batched, strict=True)
+            return function(*(next(rest) if b else x for x, b in whole))
+
+        joined = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+        return jax.tree.map(joined, jax.lax.map(one, own))
+
+    return one_by_one
 
 
 def trace(
