@@ -319,7 +319,10 @@ class Fab:
         return 0 if self.fab.setups is None else int(self.fab.setups.state[lot.op])
 
     def _setup(self, tool: Tool, needed: int) -> int:
-        return 0 if self.fab.setups is None else int(self.fab.setups.time[tool.setup, needed])
+        setups = self.fab.setups
+        if setups is None:
+            return 0
+        return int(setups.time[setups.row[tool.group], tool.setup, needed])
 
     def _choose(self, group: int, idle: list[Tool]) -> list[Lot]:
         """The batch to start, its leader first; empty to wait."""

@@ -87,7 +87,8 @@ class Plan:
 
     Attributes:
       name, instance: the fab.
-      groups, products, setups, families: names, by the instance's numbers.
+      groups, products, families: names, by the instance's numbers.
+      setups: the same of the setup states of each group.
       unit, ticks: of the description's times, and how many ticks it has.
       seconds: of one tick.
       loads: ``[G]`` the mean load of each group without setups; NaN where releases set none.
@@ -141,7 +142,7 @@ class _Build:
             if not tables:
                 raise FabError(f"the fab has no {what}.")
         self.groups, self.products = list(self.group_tables), list(self.product_tables)
-        self.states, self.families = [""], [""]
+        self.states, self.families = [[""] for _ in self.groups], [""]
         self.operations: list[dict[str, Any]] = []
         self.first: list[int] = []
         for product, table in self.product_tables.items():
@@ -197,7 +198,7 @@ class _Build:
             mean, cv, kind = self.random(table["time"], f"{place}: time")
             setup = 0
             if table.get("setup"):
-                setup = _index(self.states, f"{self.groups[group]}\0{table['setup']}")
+                setup = _index(self.states[group], str(table["setup"]))
             family, low, high = 0, 1, 1
             if table.get("batch"):
                 family = _index(self.families, str(table["batch"]))
@@ -327,36 +328,38 @@ class _Build:
         return instance
 
     def _setups(self) -> Setups | None:
-        names = self.states
-        for group, table in self.group_tables.items():
+        for states, table in zip(self.states, self.group_tables.values(), strict=True):
             if table.get("setup"):
-                _index(names, f"{group}\0{table['setup']}")
+                _index(states, str(table["setup"]))
             times = table.get("setups", 0)
             for state in times if isinstance(times, Mapping) else ():
-                _index(names, f"{group}\0{state}")
-        if len(names) == 1:
+                _index(states, str(state))
+        with_setups = [g for g, states in enumerate(self.states) if len(states) > 1]
+        if not with_setups:
             return None
-        ticks = np.zeros((len(names), len(names)), np.int32)
-        for group, table in self.group_tables.items():
-            mine = {n.split("\0")[1]: i for i, n in enumerate(names) if n.startswith(f"{group}\0")}
+        most = max(map(len, self.states))
+        row, initial = np.zeros((2, len(self.states)), np.int32)
+        row[with_setups] = np.arange(1, len(with_setups) + 1)
+        ticks = np.zeros((len(with_setups) + 1, most, most), np.int32)
+        for g, (group, table) in enumerate(self.group_tables.items()):
+            states = self.states[g]
+            if table.get("setup"):
+                initial[g] = states.index(str(table["setup"]))
             times = table.get("setups", 0)
             if not isinstance(times, Mapping):
                 change = self.time(times, f"group '{group}': setups")
-                for j in mine.values():
-                    ticks[0, j] = change
-                    for i in mine.values():
-                        ticks[i, j] = 0 if i == j else change
+                ticks[row[g], : len(states), 1 : len(states)] = change
+                np.fill_diagonal(ticks[row[g]], 0)
                 continue
-            for before, row in times.items():
-                for after, value in _table(row, f"group '{group}': setups from '{before}'").items():
-                    place = f"group '{group}': setups from '{before}' to '{after}'"
-                    _choice(str(after), place, list(mine), "setup state")
-                    ticks[mine[str(before)], mine[str(after)]] = self.time(value, place)
-        initial = [
-            names.index(f"{group}\0{table['setup']}") if table.get("setup") else 0
-            for group, table in self.group_tables.items()
-        ]
-        return Setups(self.column("setup"), ticks, np.array(initial, np.int32))
+            for before, after_times in times.items():
+                place = f"group '{group}': setups from '{before}'"
+                for after, value in _table(after_times, place).items():
+                    _choice(str(after), f"{place} to '{after}'", states[1:], "setup state")
+                    at = row[g], states.index(str(before)), states.index(str(after))
+                    ticks[at] = self.time(value, f"{place} to '{after}'")
+        return Setups(
+            self.column("setup"), ticks, row, np.array([0, *with_setups], np.int32), initial
+        )
 
     def _batches(self) -> Batches | None:
         maximum = self.column("maximum")

@@ -31,7 +31,7 @@ from . import draws
 from .draws import Words
 from .figures import Figures, Window
 from .instance import NEVER, Conwip, Duration, Instance, Planned, Renewal
-from .queue import Queue, first_of, per_group
+from .queue import Queue, first_of, once, per_group
 from .rules import Rule
 
 Optional = Any  # an array, or None where the instance lacks the feature
@@ -213,14 +213,17 @@ def step(
 def dispatch_times(instance: Instance, state: State) -> jax.Array:
     """``[G]`` tick at which each group next has a lot and a tool; NEVER where none is in sight."""
     lots, ready = state.lots, state.lots.ready
-    first = per_group(instance, lots, ready, "min", NEVER)
     free = jnp.where(instance.tools, state.tools.free, NEVER)
-    times = jnp.maximum(jnp.maximum(first, free.min(1)), state.asked)
-    if state.waits is not None:
-        after = jnp.append(state.asked, 0)[lots.group]
-        lot = per_group(instance, lots, jnp.where(ready > after, ready, NEVER), "min", NEVER)
-        tool = jnp.where(free > state.asked[:, None], free, NEVER).min(1)
-        times = jnp.where(state.waits, jnp.maximum(times, jnp.minimum(lot, tool)), times)
+    tool = free.min(1)
+    if state.waits is None:
+        event = per_group(instance, lots, ready, "min", NEVER)
+    else:
+        # One that waits has lots already, and goes on with the next lot or the next tool.
+        after = jnp.append(jnp.where(state.waits, state.asked, -1), -1)[lots.group]
+        event = per_group(instance, lots, jnp.where(ready > after, ready, NEVER), "min", NEVER)
+        later = jnp.where(free > state.asked[:, None], free, NEVER).min(1)
+        event = jnp.where(state.waits, jnp.minimum(event, later), event)
+    times = jnp.maximum(jnp.maximum(event, tool), state.asked)
     if instance.shifts is not None:
         times = on_shift(instance, times)
     return times
@@ -332,7 +335,8 @@ def dispatch(
         ticks = jnp.zeros((groups, num_tools), jnp.int32)
     else:
         needed = instance.setups.state[op]
-        ticks = instance.setups.time[tools.setup, needed[:, None]]
+        rows = instance.setups.row[:, None]
+        ticks = instance.setups.time[rows, tools.setup, needed[:, None]]
     ticks = jnp.where(queue.idle, ticks, NEVER)
     setup = ticks.min(1)
     index = jnp.arange(num_tools)[None]
@@ -562,7 +566,8 @@ def _after(instance: Instance, key: Words, visit: Visit) -> Visit:
             skips = ~last & (_chance(bits.b >> 16) >= rework.sampled[following])
             last = last | (skips & (instance.left[following] == 1))
             following = jnp.where(skips & ~last, following + 1, following)
-        following, last = _once(following, last)
+        both = once(2 * following + last)
+        following, last = both >> 1, (both & 1) == 1
     after = _visit(instance, key, following, returns)
     return after._replace(group=jnp.where(last, groups, after.group))
 
@@ -634,18 +639,6 @@ def _onward(instance: Instance, lots: Lots, moved: jax.Array, end: jax.Array) ->
 def _chance(bits: jax.Array) -> jax.Array:
     """float32 in (0, 1) from 16 random bits."""
     return (bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-16)
-
-
-def _once(op: jax.Array, last: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same, computed once: XLA would compute them again in each of their uses.
-
-    Fusion on CPU stops at a scatter, and copies whole chains of cheap operations otherwise; a draw
-    is a hundred of them.
-    """
-    if op.ndim == 0:
-        return op, last
-    both = jnp.zeros_like(op).at[jnp.arange(op.shape[0])].set(2 * op + last)
-    return both >> 1, (both & 1) == 1
 
 
 # Tools.

@@ -3,7 +3,7 @@
 One agent per tool group. At a step every group that can dispatch chooses one of the lots that wait
 there (a lot of a batch family stands for its batch), or to wait where that is allowed. Moves
 without a choice are made on the way and need no network. Time between steps varies: rewards are
-integrals over it, and ``info["discount"]`` is that of the time that passed.
+integrals over it, and ``info["time_discount"]`` is for the time that passed.
 """
 
 from typing import Any
@@ -164,7 +164,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
         info = {
             "objectives": parts,
             "elapsed": elapsed,
-            "discount": jnp.exp(-elapsed / params.discount_time),
+            "time_discount": jnp.exp(-elapsed / params.discount_time),
             "too_few_slots": fab.late,
         }
         observation = self.observe(key, state, action, params)

@@ -5,7 +5,7 @@ None, and costs nothing. Nobody fills these arrays by hand: `describe.build` mak
 description.
 
 Shapes: G tool groups of at most T tools each; P products; O operations, the routes of all products
-one after another; S setup states; W shift windows. Times are integer ticks.
+one after another; W shift windows. Times are integer ticks.
 """
 
 import dataclasses
@@ -34,17 +34,21 @@ class Duration:
 
 @struct.dataclass
 class Setups:
-    """Sequence-dependent setups.
+    """Sequence-dependent setups, of K - 1 groups with at most S states, which each numbers itself.
 
     Attributes:
       state: ``[O]`` int32, what an operation needs; 0 where it needs none, which also leaves the
         tool as it is.
-      time: ``[S, S]`` int32, ticks from one state to another.
+      time: ``[K, S, S]`` int32, ticks from one state to another; 0 in the first row.
+      row: ``[G]`` int32, where in `time` each group is found; 0 for those without setups.
+      of: ``[K]`` int32, the group that each row is of.
       initial: ``[G]`` int32, the state of each group's tools at the start.
     """
 
     state: Array
     time: Array
+    row: Array
+    of: Array
     initial: Array
 
 

@@ -18,6 +18,17 @@ def per_group(instance: Instance, lots: Any, values: jax.Array, how: str, start:
     return each.add(values, mode="drop") if how == "add" else each.min(values, mode="drop")
 
 
+def once(x: jax.Array) -> jax.Array:
+    """The same, computed once: XLA would compute it again in each of its uses.
+
+    Fusion on CPU copies chains of operations into all that reads them, and a gather then repeats
+    them for every element that it takes. It stops at a scatter.
+    """
+    if x.ndim == 0:
+        return x
+    return jnp.zeros_like(x).at[jnp.arange(x.shape[0])].set(x)
+
+
 class Queue:
     """The lots, as the groups that dispatch now see them. Columns are computed when asked for.
 
@@ -154,10 +165,13 @@ class Queue:
         setups = self.instance.setups
         if setups is None:
             return jnp.zeros_like(self.arrival)
-        needed = setups.state[self.lots.op]
-        # On the tools [N, T] of the lot's group.
-        ticks = setups.time[self.of_group(self.tools.setup, 0), needed[:, None]]
-        return jnp.where(self.of_group(self.idle, True), ticks, NEVER).min(1)
+        # To each state [K, S], from what the tools of the group have.
+        rows, states = setups.time.shape[:2]
+        have, idle = self.tools.setup[setups.of], self.idle[setups.of]
+        ticks = setups.time[jnp.arange(rows)[:, None], have]
+        ticks = once(jnp.where(idle[..., None], ticks, NEVER).min(1).at[0].set(0).ravel())
+        row = self.of_group(setups.row, 0)
+        return ticks[row * states + setups.state[self.lots.op]]
 
     @cached_property
     def family(self) -> jax.Array:
