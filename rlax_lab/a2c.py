@@ -169,7 +169,7 @@ def make_parts(
         )
         step = trajectory.step
         reward, reward_scale = scale_rewards(
-            actors.reward_scale, step.reward, step.ended, config.gamma
+            actors.reward_scale, step.reward, step.ended, config.gamma * step.discount
         )
 
         def loss(network: PyTree) -> tuple[jax.Array, metrics.Metrics]:

@@ -111,9 +111,10 @@ def make(
         key, rollout_key = jax.random.split(state.key)
         envs, trajectory = rollout(pi, state.params, env, env_params, state.env, rollout_key, 1)
         step = trajectory.step
-        reward, scale = scale_rewards(state.reward_scale, step.reward, step.ended, config.gamma)
+        discount = config.gamma * step.discount
+        reward, scale = scale_rewards(state.reward_scale, step.reward, step.ended, discount)
         following = pi.value(state.params, step.next_observation)
-        target = reward + jnp.where(step.terminated, 0.0, config.gamma) * following
+        target = reward + jnp.where(step.terminated, 0.0, discount) * following
         td_error = target - pi.value(state.params, trajectory.observation)
 
         def actor_loss(network: PyTree) -> tuple[jax.Array, jax.Array]:

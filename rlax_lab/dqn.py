@@ -163,6 +163,7 @@ class Steps(NamedTuple):
     reward: jax.Array
     terminated: jax.Array
     truncated: jax.Array
+    discount: jax.Array
     next_observation: PyTree
 
 
@@ -172,7 +173,8 @@ class Transition(NamedTuple):
     Attributes:
       observation, action: the first of them.
       reward: their discounted rewards.
-      discount: of the value of what followed: gamma^n, or zero after a termination.
+      discount: of the value of what followed: gamma^n, less for steps that took time, or zero
+        after a termination.
       next_observation: what followed; the final observation where the episode ended.
     """
 
@@ -330,7 +332,7 @@ def make(
 
     def transitions(steps: Steps) -> Transition:
         """The n-step transitions in T rows of steps, ``[(T - n + 1) N, ...]``."""
-        discount = jnp.where(steps.terminated, 0.0, config.gamma)
+        discount = jnp.where(steps.terminated, 0.0, config.gamma * steps.discount)
         ended = steps.terminated | steps.truncated
         reward, discount, last = n_step(steps.reward, discount, ended, config.n_step)
         rows = len(reward)
@@ -480,6 +482,7 @@ def _steps(trajectory: Trajectory) -> Steps:
         step.reward,
         step.terminated,
         step.truncated,
+        step.discount,
         step.next_observation,
     )
 

@@ -87,7 +87,7 @@ class RewardScale(NamedTuple):
 
     Attributes:
       moments: of the discounted return up to each step.
-      returns: that return in each environment ``[N]``.
+      returns: that return in each environment, as it counts at the next step ``[N]``.
     """
 
     moments: Moments
@@ -98,19 +98,19 @@ class RewardScale(NamedTuple):
         return cls(Moments.like(jnp.zeros(())), jnp.zeros(num_envs))
 
     def apply(
-        self, r_t: jax.Array, ends_t: jax.Array, gamma: float | jax.Array
+        self, r_t: jax.Array, ends_t: jax.Array, discount_t: jax.Array
     ) -> tuple[jax.Array, "RewardScale"]:
-        """Takes in rewards and ends ``[T, N]``, and scales those rewards.
+        """Takes in rewards, ends and discounts of what follows ``[T, N]``; scales those rewards.
 
         Scaling does not touch the policy, so the newest rewards may count at once.
         """
 
-        def accumulate(g: jax.Array, x: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            r, end = x
-            g = g * gamma + r
-            return jnp.where(end, 0.0, g), g
+        def accumulate(g: jax.Array, x: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+            r, end, discount = x
+            g = g + r
+            return jnp.where(end, 0.0, discount * g), g
 
-        returns, history = jax.lax.scan(accumulate, self.returns, (r_t, ends_t))
+        returns, history = jax.lax.scan(accumulate, self.returns, (r_t, ends_t, discount_t))
         moments = self.moments.include(history)
         std = moments.std()
         # Returns that never vary have nothing to be scaled by.
@@ -118,10 +118,10 @@ class RewardScale(NamedTuple):
 
 
 def scale_rewards(
-    scale: RewardScale | None, r_t: jax.Array, ends_t: jax.Array, gamma: float | jax.Array
+    scale: RewardScale | None, r_t: jax.Array, ends_t: jax.Array, discount_t: jax.Array
 ) -> tuple[jax.Array, RewardScale | None]:
     """`RewardScale.apply`, or the rewards as they are where there is no scale."""
-    return (r_t, None) if scale is None else scale.apply(r_t, ends_t, gamma)
+    return (r_t, None) if scale is None else scale.apply(r_t, ends_t, discount_t)
 
 
 def standardize(x: jax.Array) -> jax.Array:

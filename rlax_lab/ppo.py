@@ -156,7 +156,7 @@ def make(
         """Values and advantages of a trajectory, and all of it as rows."""
         step = trajectory.step
         reward, reward_scale = scale_rewards(
-            state.reward_scale, step.reward, step.ended, config.gamma
+            state.reward_scale, step.reward, step.ended, config.gamma * step.discount
         )
         value = pi.value(state.params, trajectory.observation)
         advantage = advantages(

@@ -108,7 +108,9 @@ def make(
             num_steps,
         )
         step = trajectory.step
-        reward, scale = scale_rewards(state.reward_scale, step.reward, step.ended, config.gamma)
+        reward, scale = scale_rewards(
+            state.reward_scale, step.reward, step.ended, config.gamma * step.discount
+        )
 
         def loss(network: PyTree) -> tuple[jax.Array, metrics.Metrics]:
             params = state.params._replace(network=network)

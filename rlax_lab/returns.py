@@ -6,6 +6,8 @@ discount: its last step bootstraps from the value of the final observation, whic
 into ``v_t``, and ``ends_t`` cuts the trace there so that nothing leaks in from the next episode.
 """
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -59,6 +61,57 @@ def gae(
     """
     chex.assert_equal_shape([r_t, discount_t, v_tm1, v_t, ends_t])
     return _backwards(r_t + discount_t * v_t - v_tm1, discount_t * _trace(ends_t, lambda_))
+
+
+def decision_gae(
+    r_t: jax.Array,
+    discount_t: jax.Array,
+    v_tm1: jax.Array,
+    v_t: jax.Array,
+    ends_t: jax.Array,
+    acts_t: jax.Array,
+    lambda_: float | jax.Array,
+) -> jax.Array:
+    """GAE for agents that do not act at every step: of each over its own decisions.
+
+    To an agent, a step is what lies between two of its decisions (Sutton, Precup and Singh 1999):
+    its reward is their discounted rewards, its discount the product of theirs. Where every agent
+    acts at every step this is `gae`.
+
+    Args:
+      r_t, discount_t: rewards and discounts, which all agents share ``[T, N]``.
+      v_tm1: values of the observations acted on ``[T, N, A]``.
+      v_t: values of the successors ``[T, N, A]``; used where an episode ended, then those of the
+        final observation, and in the last row.
+      ends_t: ``[T, N]`` bool, true where an episode ended for either reason.
+      acts_t: ``[T, N, A]`` bool, which agents decided.
+      lambda_: the trace's decay, in [0, 1].
+
+    Returns:
+      Advantages ``[T, N, A]``, 0 where an agent did not decide; add `v_tm1` for value targets.
+    """
+    chex.assert_equal_shape([r_t, discount_t, ends_t])
+    chex.assert_equal_shape([v_tm1, v_t, acts_t])
+    cut = ends_t.at[-1].set(True)
+
+    def row(ahead: tuple[jax.Array, ...], x: tuple[jax.Array, ...]) -> Any:
+        # What an agent finds after this row: rewards up to its next decision and how that is
+        # discounted from here, and what it is worth there, mixed by lambda.
+        reward, discount, worth = ahead
+        r, d, v, final, cut, acts = x
+        r, d, cut = (jnp.broadcast_to(y[:, None], acts.shape) for y in (r, d, cut))
+        reward = r + d * jnp.where(cut, 0.0, reward)
+        discount = d * jnp.where(cut, 1.0, discount)
+        advantage = reward + discount * jnp.where(cut, final, worth) - v
+        return (
+            jnp.where(acts, 0.0, reward),
+            jnp.where(acts, 1.0, discount),
+            jnp.where(acts, v + lambda_ * advantage, jnp.where(cut, final, worth)),
+        ), jnp.where(acts, advantage, 0.0)
+
+    start = (jnp.zeros_like(v_t[0]),) * 3
+    rows = (r_t, discount_t, v_tm1, v_t, cut, acts_t)
+    return jax.lax.scan(row, start, rows, reverse=True)[1]
 
 
 def n_step(

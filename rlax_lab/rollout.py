@@ -105,9 +105,9 @@ def advantages(
       reward: ``trajectory.step.reward``, or what it was scaled to ``[T, N]``.
       value: values of ``trajectory.observation`` ``[T, N]``.
       last_observation: what the environments show after the last step ``[N, ...]``.
-      gamma, lambda_: discount per step, decay of the trace.
+      gamma, lambda_: discount per step, beside that of the time it took; decay of the trace.
     """
     step = trajectory.step
     following = successor_values(policy, params, trajectory, value, last_observation)
-    discount = jnp.where(step.terminated, 0.0, gamma)
+    discount = jnp.where(step.terminated, 0.0, gamma * step.discount)
     return gae(reward, discount, value, following, step.ended, lambda_)

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from rlax_lab.errors import InputError
 from rlax_lab.types import Environment, PyTree
 
+TIME_DISCOUNT = "time_discount"
+
 
 class EnvState(NamedTuple):
     """N environments, between two steps.
@@ -39,6 +41,9 @@ class TimeStep(NamedTuple):
       reward: float32.
       terminated: the episode ended for good: nothing is left to collect.
       truncated: the episode was cut by its time limit, not terminated.
+      discount: what a reward after the step is worth for the time that the step took, beside the
+        learner's gamma: ``info["time_discount"]``, or 1 where the environment gives none. (gymnax's
+        ``info["discount"]`` tells of terminations, and is not used.)
       next_observation: what followed; the *final* observation where the episode ended.
       episode_return, episode_length: of the episode so far, this step included.
     """
@@ -46,6 +51,7 @@ class TimeStep(NamedTuple):
     reward: jax.Array
     terminated: jax.Array
     truncated: jax.Array
+    discount: jax.Array
     next_observation: PyTree
     episode_return: jax.Array
     episode_length: jax.Array
@@ -75,7 +81,7 @@ def step(
     """
     num_envs = state.episode_length.shape[0]
     step_key, reset_key = jax.random.split(key)
-    observation, inner, reward, terminated, _ = jax.vmap(env.step_env, in_axes=(0, 0, 0, None))(
+    observation, inner, reward, terminated, info = jax.vmap(env.step_env, in_axes=(0, 0, 0, None))(
         jax.random.split(step_key, num_envs), state.state, action, params
     )
     truncated = jax.vmap(env.is_truncated, in_axes=(0, None))(inner, params)
@@ -87,6 +93,7 @@ def step(
         reward=reward.astype(jnp.float32),
         terminated=terminated,
         truncated=truncated.astype(bool) & ~terminated,
+        discount=jnp.asarray(info.get(TIME_DISCOUNT, jnp.ones(num_envs)), jnp.float32),
         next_observation=observation,
         episode_return=episode_return,
         episode_length=episode_length,
@@ -165,7 +172,7 @@ def check_environment(env: Environment, params: Any) -> None:
         observation, state = jax.eval_shape(env.reset_env, key, params)
         action = jax.eval_shape(env.action_space(params).sample, key)
         stepped = jax.eval_shape(env.step_env, key, state, action, params)
-        new_observation, new_state, reward, terminated, _ = stepped
+        new_observation, new_state, reward, terminated, info = stepped
         truncated = jax.eval_shape(env.is_truncated, new_state, params)
     except InputError:
         raise
@@ -176,10 +183,13 @@ def check_environment(env: Environment, params: Any) -> None:
         ) from error
     _check_same(f"the observation of {name}", observation, new_observation)
     _check_same(f"the state of {name}", state, new_state)
-    for what, x in (("reward", reward), ("terminated", terminated), ("is_truncated", truncated)):
+    scalars = {"reward": reward, "terminated": terminated, "is_truncated": truncated}
+    if TIME_DISCOUNT in info:
+        scalars[TIME_DISCOUNT] = info[TIME_DISCOUNT]
+    for what, x in scalars.items():
         if x.shape != ():
             raise InputError(f"{what} of {name} has shape {x.shape}, but must be a scalar.")
-        if what != "reward" and x.dtype != bool:
+        if what not in ("reward", TIME_DISCOUNT) and x.dtype != bool:
             raise InputError(f"{what} of {name} is {x.dtype}, but must be bool.")
 
 

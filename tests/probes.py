@@ -52,10 +52,12 @@ class Probe(Environment[State, Any]):
     """Episodes of one step with reward 1 and the observation 0, whatever the action.
 
     A subclass says what differs: `draw` (the signal of an episode), `show` (the observation of a
-    state), `pay` (the reward of an action in a state) and `steps` (the length of an episode).
+    state), `pay` (the reward of an action in a state), `steps` (the length of an episode) and
+    `time_discount` (for the time that a step takes).
     """
 
     steps = 1
+    time_discount = 1.0
 
     def __init__(self, kind: Kind = "discrete"):
         self.kind = kind
@@ -91,7 +93,8 @@ class Probe(Environment[State, Any]):
     ) -> tuple[Any, State, jax.Array, jax.Array, dict[Any, Any]]:
         reward = self.pay(state, action, params)
         state = State(time=state.time + 1, signal=state.signal)
-        return self.show(state), state, reward, state.time >= self.steps, {}
+        info = {"time_discount": jnp.float32(self.time_discount)}
+        return self.show(state), state, reward, state.time >= self.steps, info
 
     def action_space(self, params: Any = None) -> spaces.Space:
         if self.kind == "discrete":
@@ -150,6 +153,18 @@ class TwoStepDiscount(Probe):
 
     def pay(self, state: State, action: Any, params: Any) -> jax.Array:
         return state.time.astype(jnp.float32)
+
+
+class StepsTakeTime(TwoStepDiscount):
+    """As before, but each step takes time worth a discount of 1/2: V(0) = gamma/2, V(1) = 1.
+
+    Tests that values are discounted for the time that passes.
+    """
+
+    time_discount = 0.5
+
+    def true_value(self, gamma: float) -> np.ndarray:
+        return np.array([gamma / 2, 1.0])
 
 
 class ObservationActionReward(Probe):

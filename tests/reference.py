@@ -64,6 +64,25 @@ def gae(r, discount, v_tm1, v_t, ends, lambda_):
     return result
 
 
+def decision_gae(r, discount, v_tm1, v_t, ends, acts, lambda_):
+    """GAE of each agent over the sequence of its own decisions, written out one by one."""
+    r, discount, v_tm1, v_t = (np.float64(x) for x in (r, discount, v_tm1, v_t))
+    result = np.zeros(v_tm1.shape)
+    for n, agent in np.ndindex(v_tm1.shape[1:]):
+        for t in reversed(np.flatnonzero(acts[:, n, agent])):
+            last = _episode_end(ends, t, n)
+            later = [i for i in range(t + 1, last + 1) if acts[i, n, agent]]
+            until = later[0] - 1 if later else last
+            reward = sum(math.prod(discount[t:i, n]) * r[i, n] for i in range(t, until + 1))
+            if later:
+                there = v_tm1[until + 1, n, agent] + lambda_ * result[until + 1, n, agent]
+            else:
+                there = v_t[last, n, agent]
+            worth = math.prod(discount[t : until + 1, n]) * there
+            result[t, n, agent] = reward + worth - v_tm1[t, n, agent]
+    return result
+
+
 def gae_as_sum(r, discount, v_tm1, v_t, ends, lambda_):
     """The same, as the sum of the decayed TD errors of the steps left in the episode."""
     r, discount, v_tm1, v_t = (np.float64(x) for x in (r, discount, v_tm1, v_t))
@@ -287,18 +306,18 @@ def tanh_gaussian_entropy(mean, std, half_width):
     return integrate.quad(integrand, -12, 12, points=kink, epsabs=1e-10, limit=500)[0]
 
 
-def scaled_rewards(r, ends, gamma, before=()):
+def scaled_rewards(r, ends, discount, before=()):
     """Rewards ``[T, N]`` over the deviation of the discounted return up to each step.
 
-    `before` holds earlier (rewards, ends) of the same environments; the deviation is over all.
+    `before` holds earlier (rewards, ends, discounts) of the same environments; the deviation is
+    over all.
     """
-    rows = [*before, (r, ends)]
+    rows = [*before, (r, ends, discount)]
     seen, returns = [], [0.0] * r.shape[1]
-    for rewards, stops in rows:
+    for rewards, stops, discounts in rows:
         for t in range(len(rewards)):
             for n in range(r.shape[1]):
-                returns[n] = gamma * returns[n] + float(rewards[t, n])
+                returns[n] += float(rewards[t, n])
                 seen.append(returns[n])
-                if stops[t, n]:
-                    returns[n] = 0.0
+                returns[n] *= 0.0 if stops[t, n] else float(discounts[t, n])
     return np.float64(r) / np.std(seen)

@@ -65,7 +65,7 @@ def test_interface(make: Any) -> None:
         action = fab.action_space(params).sample(key)
         observation, state, reward, _, info = step(key, state, action, params)
         assert np.isfinite(reward)
-        assert 0 < float(info["discount"]) <= 1
+        assert 0 < float(info["time_discount"]) <= 1
         for x in jax.tree.leaves(observation):
             if x.dtype == jnp.float32:
                 assert (np.abs(x) <= 5).all()

@@ -163,6 +163,7 @@ RUNGS = (
     probes.ObservationReward,
     Coin,
     probes.TwoStepDiscount,
+    probes.StepsTakeTime,
     probes.ActionReward,
     probes.ObservationActionReward,
     probes.TimeLimit,
@@ -337,7 +338,7 @@ def test_ladder_of_probes(case, kind, rung):
 def test_time_limit_is_no_termination_for_any_trace(name):
     """Bootstraps from the final observation, whatever lambda is."""
     config, run, updates = climb(name, "discrete")
-    config = lanes(config, gae_lambda=[0.0, 0.0, 0.5, 0.5, 0.95, 0.95, 1.0, 1.0])
+    config = lanes(config, gae_lambda=[0.0, 0.0, 0.5, 0.5, 0.8, 0.95, 0.95, 1.0, 1.0])
     _, values, _ = run(config, rungs_of(TIME_LIMIT), KEYS, updates)
     env = Ladder("discrete")
     want = np.tile(probes.TimeLimit().true_value(GAMMA), (LANES, 1))

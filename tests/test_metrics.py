@@ -14,6 +14,7 @@ def timestep(terminated, truncated, episode_return, episode_length):
         reward=zeros,
         terminated=jnp.array(terminated),
         truncated=jnp.array(truncated),
+        discount=zeros + 1,
         next_observation=zeros,
         episode_return=jnp.array(episode_return),
         episode_length=jnp.array(episode_length, jnp.int32),

@@ -109,22 +109,23 @@ def test_nothing_to_normalise():
     assert Moments.like([]).include([]).normalize([]) == []
 
 
-def rewards(rng, steps, envs=3):
-    """Rewards and ends ``[T, N]``; one environment ends at every step, one never."""
+def rewards(rng, steps, gamma, envs=3):
+    """Rewards, ends and discounts ``[T, N]``; one environment ends at every step, one never."""
     ends = rng.random((steps, envs)) < np.linspace(0, 1, envs)
-    return rng.normal(1.0, 2.0, (steps, envs)).astype(np.float32), ends
+    discount = gamma ** rng.integers(1, 4, (steps, envs)).astype(np.float32)
+    return rng.normal(1.0, 2.0, (steps, envs)).astype(np.float32), ends, discount
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.99, 1.0])
 def test_reward_scale_matches_the_loop(gamma):
     """Over two updates rewards are divided by the deviation of all returns so far."""
     rng = np.random.default_rng(2)
-    first, second = rewards(rng, 16), rewards(rng, 16)
-    scaled, scale = apply(RewardScale.zero(3), *first, gamma)
-    np.testing.assert_allclose(scaled, reference.scaled_rewards(*first, gamma), rtol=1e-4)
+    first, second = rewards(rng, 16, gamma), rewards(rng, 16, gamma)
+    scaled, scale = apply(RewardScale.zero(3), *first)
+    np.testing.assert_allclose(scaled, reference.scaled_rewards(*first), rtol=1e-4)
     # The returns of episodes that go on are carried over, with the statistics.
-    scaled, scale = apply(scale, *second, gamma)
-    expected = reference.scaled_rewards(*second, gamma, before=[first])
+    scaled, scale = apply(scale, *second)
+    expected = reference.scaled_rewards(*second, before=[first])
     np.testing.assert_allclose(scaled, expected, rtol=1e-4)
     assert scale.moments.total == 96
 
@@ -133,8 +134,8 @@ def test_discounted_returns_restart_at_ends():
     """By hand: rewards of 1 at gamma 0.5 run 1, 1.5, 1.75, and from 1 again after an end."""
     ones = jnp.ones((4, 2))
     ends = jnp.array([[False, False], [False, True], [False, False], [False, True]])
-    _, scale = RewardScale.zero(2).apply(ones, ends, 0.5)
-    np.testing.assert_array_equal(scale.returns, [1.875, 0.0])
+    _, scale = RewardScale.zero(2).apply(ones, ends, ones / 2)
+    np.testing.assert_array_equal(scale.returns, [1.875 / 2, 0.0])
     history = [1, 1.5, 1.75, 1.875, 1, 1.5, 1, 1.5]
     np.testing.assert_allclose(scale.moments.mean, np.mean(history), rtol=1e-6)
     np.testing.assert_allclose(scale.moments.std(), np.std(history), rtol=1e-6)
@@ -142,9 +143,9 @@ def test_discounted_returns_restart_at_ends():
 
 def test_scaling_does_not_shift_rewards():
     """Signs and zeros stay: rewards are divided by one positive number."""
-    r_t, ends = rewards(np.random.default_rng(3), 16)
+    r_t, ends, discount = rewards(np.random.default_rng(3), 16, 0.9)
     r_t[3] = 0.0
-    scaled, _ = RewardScale.zero(3).apply(r_t, ends, 0.9)
+    scaled, _ = RewardScale.zero(3).apply(r_t, ends, discount)
     np.testing.assert_array_equal(np.sign(scaled), np.sign(r_t))
     ratio = np.asarray(scaled)[r_t != 0] / r_t[r_t != 0]
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
@@ -152,5 +153,6 @@ def test_scaling_does_not_shift_rewards():
 
 def test_constant_rewards_are_not_blown_up():
     """One-step episodes that all pay 1 have no deviation to divide by: rewards stay of order 1."""
-    scaled, _ = RewardScale.zero(4).apply(jnp.ones((8, 4)), jnp.ones((8, 4), bool), 0.99)
+    ones = jnp.ones((8, 4))
+    scaled, _ = RewardScale.zero(4).apply(ones, ones > 0, 0.99 * ones)
     assert np.all((scaled > 0) & (scaled <= 10))

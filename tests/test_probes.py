@@ -14,6 +14,7 @@ OF_EVERY_KIND = (
     probes.ConstantReward,
     probes.ObservationReward,
     probes.TwoStepDiscount,
+    probes.StepsTakeTime,
     probes.ObservationActionReward,
     probes.ActionReward,
     probes.TimeLimit,
@@ -95,7 +96,7 @@ def test_true_values_are_the_returns_of_the_best_policy(env):
     seen = set()
     for gamma in GAMMAS:
         true = env.true_value(gamma)
-        returns = discounted(rewards, gamma)
+        returns = discounted(rewards, gamma * env.time_discount)
         for observation, g in itertools.islice(zip(observations, returns, strict=False), 8):
             k = which(env, observation)
             np.testing.assert_allclose(g, true[k], rtol=1e-6, atol=1e-9)

@@ -10,10 +10,11 @@ import rlax
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlax_lab.returns import gae, lambda_returns, n_step
+from rlax_lab.returns import decision_gae, gae, lambda_returns, n_step
 from tests import reference
 
 fast_gae, fast_lambda_returns = jax.jit(gae), jax.jit(lambda_returns)
+fast_decision_gae = jax.jit(decision_gae)
 fast_n_step = jax.jit(n_step, static_argnames="n")
 
 # float32 against float64, for sums of up to a dozen numbers of order 1.
@@ -53,6 +54,26 @@ def every_pattern(length):
 def test_gae_matches_the_recursion(case, lambda_):
     """Random episodes, discounts and lambdas give the advantages of the float64 loop."""
     np.testing.assert_allclose(fast_gae(*case, lambda_), reference.gae(*case, lambda_), **TOLERANCE)
+
+
+@given(trajectories(), zero_to_one, st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_decision_gae_matches_the_sequences(case, lambda_, agents, seed):
+    """Each agent's advantages are those of the sequence of its own decisions."""
+    r_t, discount, _, _, ends = case
+    rng = np.random.default_rng(seed)
+    v_tm1, v_t = rng.normal(size=(2, *r_t.shape, agents)).astype(np.float32)
+    acts = rng.random((*r_t.shape, agents)) < rng.choice([0.2, 0.5, 1.0])
+    case = r_t, discount, v_tm1, v_t, ends, acts, lambda_
+    np.testing.assert_allclose(fast_decision_gae(*case), reference.decision_gae(*case), **TOLERANCE)
+
+
+@given(trajectories(), zero_to_one)
+def test_decision_gae_of_agents_that_always_act_is_gae(case, lambda_):
+    """One agent that decides at every step has the advantages of a single learner."""
+    r_t, discount, v_tm1, v_t, ends = case
+    acts = np.ones((*r_t.shape, 1), bool)
+    got = fast_decision_gae(r_t, discount, v_tm1[..., None], v_t[..., None], ends, acts, lambda_)
+    np.testing.assert_allclose(got[..., 0], fast_gae(*case, lambda_), **TOLERANCE)
 
 
 @given(trajectories(), zero_to_one)
