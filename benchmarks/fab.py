@@ -6,7 +6,8 @@ SimPy (the model that the tests compare every dispatch with) and ours run the sa
 turns, in one process; a dispatch is one start of an operation of a lot. Random draws are not
 counted against SimPy, and compile time is apart. SimPy runs on one core; ours on one and, dealt out
 to all devices, on all. Ratios are of dispatches per second within a round, median and range over
-the rounds. Then cost per dispatch over the size of the fab.
+the rounds. Then cost per dispatch over the size of the fab. Each part of the result file has its
+own stamp.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from envs.fab import dynamics, figures, generator, library, rules, simulate  # n
 from envs.fab.describe import Plan  # noqa: E402
 from tests import fab_simpy  # noqa: E402
 
+COMMAND = "python benchmarks/fab.py"
 RULE = "setup > FIFO"
 FOREVER = 1_500_000_000
 # `fab-20x300-conwip` without all that may be left out.
@@ -58,7 +60,7 @@ class Timed(fab_simpy.Fab):
 class SimPy:
     """A SimPy fab that goes on from call to call."""
 
-    def __init__(self, plan: Plan, warm_days: float) -> None:
+    def __init__(self, plan: Plan, warm_days: float, days: float) -> None:
         self.day = round(86400 / plan.seconds)
         self.fab = Timed(
             plan.instance,
@@ -67,8 +69,9 @@ class SimPy:
             True,
             0.0,
             # The list of releases is made to here.
-            round((warm_days + 90) * self.day),
+            round(days * self.day),
         )
+        self.last = round((days - 1) * self.day)
         self.fab.env.run(until=round(warm_days * self.day))
 
     def rate(self, seconds: float = 1.5) -> float:
@@ -76,6 +79,8 @@ class SimPy:
         dispatches, drawn = len(self.fab.dispatches), self.fab.drawing
         began = time.perf_counter()
         while time.perf_counter() - began < seconds:
+            if self.fab.env.now >= self.last:
+                raise RuntimeError("SimPy's list of releases is at its end")
             self.fab.env.run(until=self.fab.env.now + self.day // 4)
         spent = time.perf_counter() - began - (self.fab.drawing - drawn)
         return (len(self.fab.dispatches) - dispatches) / spent
@@ -131,8 +136,11 @@ class Ours:
                 return total / spent
 
 
-def compare(plan: Plan, name: str, sizes: list[int], rounds: int, warm: float) -> dict[str, Any]:
-    peer = SimPy(plan, warm)
+def compare(
+    plan: Plan, name: str, sizes: list[int], rounds: int, warm: float, days: float
+) -> dict[str, Any]:
+    """Rates of SimPy, in days of its fab from `warm` to at most `days`, and of ours in turns."""
+    peer = SimPy(plan, warm, days)
     cases = [(fabs, devices) for fabs in sizes for devices in sorted({1, jax.device_count()})]
     cases = [(fabs, devices) for fabs, devices in cases if fabs % devices == 0]
     ours = {case: Ours(plan, case[0], warm, case[1]) for case in cases}
@@ -199,31 +207,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--fabs", type=int, nargs="+", default=[1, 64, 1024, 8192])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", help="names of fabs")
+    parser.add_argument("--only", nargs="+", help="names of fabs, or 'scaling'")
     parser.add_argument("--fab4r", help="FAB4r's data file")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     asked = parser.parse_args()
     names = [
-        ("plain-20x300", 10.0),
-        ("seed-10x50", 5.0),
-        ("fab-20x300", 25.0),
-        ("fab-20x300-conwip", 10.0),
+        ("plain-20x300", 10.0, 400.0),
+        ("seed-10x50", 5.0, 400.0),
+        ("fab-20x300", 25.0, 400.0),
+        ("fab-20x300-conwip", 10.0, 400.0),
     ]
     if asked.fab4r:
-        names.append((f"fab4r:{asked.fab4r}", 20.0))
-    result: dict[str, Any] = {"command": "python benchmarks/fab.py", "rule": RULE, "fabs": {}}
-    for name, warm in names:
+        names.append((f"fab4r:{asked.fab4r}", 20.0, 8000.0))
+    asked.out.mkdir(parents=True, exist_ok=True)
+    device = jax.devices()[0].platform
+    out = asked.out / f"fab_speed{'' if device == 'cpu' else '_' + device}.json"
+    result: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+
+    def keep(name: str, found: dict[str, Any]) -> None:
+        result[name] = found | provenance.stamp()
+        out.write_text(json.dumps(result, indent=2) + "\n")
+
+    for name, warm, days in names:
         if asked.only and name.partition(":")[0] not in asked.only:
             continue
         label = name.partition(":")[0]
         plan = generator.make(PLAIN, 0) if name == "plain-20x300" else library.load(name)
-        result["fabs"][label] = compare(plan, label, asked.fabs, asked.rounds, warm)
-    print("cost over size, 4 fabs at once:")
-    result["scaling"] = scaling()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    device = jax.devices()[0].platform
-    out = asked.out / f"fab_speed{'' if device == 'cpu' else '_' + device}.json"
-    out.write_text(json.dumps(result | provenance.stamp(), indent=2) + "\n")
+        found = compare(plan, label, asked.fabs, asked.rounds, warm, days)
+        keep(label, {"command": COMMAND, "rule": RULE, **found})
+    if not asked.only or "scaling" in asked.only:
+        print("cost over size, 4 fabs at once:")
+        keep("scaling", {"command": COMMAND, "rows": scaling()})
 
 
 if __name__ == "__main__":
