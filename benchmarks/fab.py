@@ -212,13 +212,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     asked = parser.parse_args()
     names = [
-        ("plain-20x300", 10.0, 400.0),
-        ("seed-10x50", 5.0, 400.0),
-        ("fab-20x300", 25.0, 400.0),
-        ("fab-20x300-conwip", 10.0, 400.0),
+        ("plain-20x300", 10.0, 10_000.0),
+        ("seed-10x50", 5.0, 10_000.0),
+        ("fab-20x300", 25.0, 115.0),
+        ("fab-20x300-conwip", 10.0, 10_000.0),
     ]
     if asked.fab4r:
-        names.append((f"fab4r:{asked.fab4r}", 20.0, 8000.0))
+        names.append((f"fab4r:{asked.fab4r}", 20.0, 330.0))
     asked.out.mkdir(parents=True, exist_ok=True)
     device = jax.devices()[0].platform
     out = asked.out / f"fab_speed{'' if device == 'cpu' else '_' + device}.json"

@@ -89,6 +89,87 @@ class MultiCategorical(NamedTuple):
         return sum_(p.kl(q) for p, q in zip(self.parts, other.parts, strict=True))
 
 
+class Choices(NamedTuple):
+    """For each of A agents one of the candidates that are its own, from `scores` ``[..., N]``.
+
+    How many candidates an agent has may differ from time to time; it may have none. Raw actions
+    are candidates ``[..., A]``, N for agents without any; log-probabilities, entropies and
+    divergences are ``[..., A]``, 0 for those.
+
+    Attributes:
+      scores: unnormalised log-probabilities ``[..., N]``.
+      agent: whose candidate each is ``[..., N]``, int32; A where it is nobody's.
+      options: ``[..., N]`` bool, the candidates that can be chosen.
+      agents: ``[..., A]``, of any values: as many as there are agents.
+    """
+
+    scores: jax.Array
+    agent: jax.Array
+    options: jax.Array
+    agents: jax.Array
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        # The largest of scores with Gumbel noise is a draw (Gumbel 1954).
+        return self._largest(self.scores + jax.random.gumbel(key, self.scores.shape))
+
+    def mode(self) -> jax.Array:
+        return self._largest(self.scores)
+
+    def log_prob(self, raw: jax.Array) -> jax.Array:
+        log_probs = self.log_probs
+        none = jnp.zeros_like(log_probs[..., :1])
+        return jnp.take_along_axis(jnp.concatenate([log_probs, none], -1), raw, axis=-1)
+
+    def entropy(self) -> jax.Array:
+        log_probs = self.log_probs
+        return -self._sum(jnp.exp(log_probs) * log_probs)
+
+    def kl(self, other: "Choices") -> jax.Array:
+        """KL(self || other), over the same candidates."""
+        log_probs = self.log_probs
+        return self._sum(jnp.exp(log_probs) * (log_probs - other.log_probs))
+
+    @property
+    def decides(self) -> jax.Array:
+        """``[..., A]`` bool: whether the agent has more than one option."""
+        return self._per_agent(self.options.astype(jnp.int32), "add", 0) > 1
+
+    @property
+    def log_probs(self) -> jax.Array:
+        """``[..., N]``, of each candidate among its agent's; 0 where it is no option."""
+        best = self._per_agent(jax.lax.stop_gradient(self.scores), "max", -jnp.inf)
+        least = jnp.where(jnp.isfinite(best), best, 0.0)
+        shifted = jnp.where(self.options, self.scores - self._own(least), 0.0)
+        total = jnp.log(jnp.maximum(self._sum(jnp.exp(shifted)), 1e-30))
+        return jnp.where(self.options, shifted - self._own(total), 0.0)
+
+    def _largest(self, scores: jax.Array) -> jax.Array:
+        best = self._own(self._per_agent(scores, "max", -jnp.inf))
+        count = scores.shape[-1]
+        candidate = jnp.where(scores == best, _over(jnp.arange(count), scores), count)
+        return self._per_agent(candidate, "min", count)
+
+    def _sum(self, x: jax.Array) -> jax.Array:
+        return self._per_agent(x, "add", 0.0)
+
+    def _own(self, x: jax.Array) -> jax.Array:
+        """``[..., N]``: of `x` ``[..., A]`` what belongs to each candidate's agent."""
+        nobody = jnp.zeros_like(x[..., :1])
+        return jnp.take_along_axis(jnp.concatenate([x, nobody], -1), self.agent, axis=-1)
+
+    def _per_agent(self, x: jax.Array, how: str, start: Any) -> jax.Array:
+        """``[..., A]``: the "add", "max" or "min" of `x` ``[..., N]`` over each agent's options."""
+        start = jnp.asarray(start, x.dtype)
+
+        def one(x: jax.Array, agent: jax.Array, options: jax.Array) -> jax.Array:
+            each = jnp.full(self.agents.shape[-1], start).at[agent]
+            return getattr(each, how)(jnp.where(options, x, start), mode="drop")
+
+        for _ in x.shape[:-1]:
+            one = jax.vmap(one)
+        return one(x, self.agent, self.options)
+
+
 class Gaussian(NamedTuple):
     """A diagonal Gaussian over ``[..., d]``."""
 

@@ -1,8 +1,18 @@
-"""Losses, to be minimised. Policy losses are means over all axes; value losses are said at each."""
+"""Losses, to be minimised. Policy losses are means over all axes; value losses are said at each.
+
+A mean may leave entries out: those of agents that did not decide (`where`, bool ``[...]``).
+"""
 
 import chex
 import jax
 import jax.numpy as jnp
+
+
+def mean(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """The mean of all entries, or of those `where` it is true; 0 where that is none."""
+    if where is None:
+        return jnp.mean(x)
+    return jnp.sum(jnp.where(where, x, 0.0)) / jnp.maximum(jnp.sum(where), 1)
 
 
 def policy_gradient(log_prob: jax.Array, advantage: jax.Array) -> jax.Array:
@@ -23,6 +33,7 @@ def clipped_surrogate(
     old_log_prob: jax.Array,
     advantage: jax.Array,
     clip_range: float | jax.Array,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """PPO's clipped objective, negated. Schulman et al. (2017), equation 7.
 
@@ -36,36 +47,47 @@ def clipped_surrogate(
     # Below the overflow: infinity times the zero gradient of a clipped ratio would be NaN.
     ratio = jnp.exp(jnp.minimum(log_prob - old_log_prob, 80.0))
     clipped = jnp.clip(ratio, 1.0 - clip_range, 1.0 + clip_range)
-    return -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))
+    return -mean(jnp.minimum(ratio * advantage, clipped * advantage), where)
 
 
-def surrogate(log_prob: jax.Array, old_log_prob: jax.Array, advantage: jax.Array) -> jax.Array:
+def surrogate(
+    log_prob: jax.Array,
+    old_log_prob: jax.Array,
+    advantage: jax.Array,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """The importance-weighted objective, negated. Schulman et al. (2017), equation 6.
 
     Shapes as in `clipped_surrogate`.
     """
     chex.assert_equal_shape([log_prob, old_log_prob, advantage])
-    return -jnp.mean(jnp.exp(log_prob - old_log_prob) * advantage)
+    return -mean(jnp.exp(log_prob - old_log_prob) * advantage, where)
 
 
-def approximate_kl(log_prob: jax.Array, old_log_prob: jax.Array) -> jax.Array:
+def approximate_kl(
+    log_prob: jax.Array, old_log_prob: jax.Array, where: jax.Array | None = None
+) -> jax.Array:
     """KL(old || new) from samples of the old policy: the mean of ``ratio - 1 - log ratio``.
 
     Unbiased and never negative (Schulman 2020, "Approximating KL divergence", estimator k3).
     """
     chex.assert_equal_shape([log_prob, old_log_prob])
     log_ratio = log_prob - old_log_prob
-    return jnp.mean(jnp.expm1(log_ratio) - log_ratio)
+    return mean(jnp.expm1(log_ratio) - log_ratio, where)
 
 
-def squared_error(value: jax.Array, target: jax.Array) -> jax.Array:
+def squared_error(value: jax.Array, target: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """Half the mean squared error between `value` and `target` ``[...]``."""
     chex.assert_equal_shape([value, target])
-    return 0.5 * jnp.mean(jnp.square(value - target))
+    return 0.5 * mean(jnp.square(value - target), where)
 
 
 def clipped_squared_error(
-    value: jax.Array, old_value: jax.Array, target: jax.Array, clip_range: float | jax.Array
+    value: jax.Array,
+    old_value: jax.Array,
+    target: jax.Array,
+    clip_range: float | jax.Array,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """Squared error that gives no credit for moving further than `clip_range` from `old_value`.
 
@@ -74,7 +96,8 @@ def clipped_squared_error(
     """
     chex.assert_equal_shape([value, old_value, target])
     clipped = old_value + jnp.clip(value - old_value, -clip_range, clip_range)
-    return 0.5 * jnp.mean(jnp.maximum(jnp.square(value - target), jnp.square(clipped - target)))
+    errors = jnp.maximum(jnp.square(value - target), jnp.square(clipped - target))
+    return 0.5 * mean(errors, where)
 
 
 def huber(error: jax.Array, threshold: float | jax.Array = 1.0) -> jax.Array:

@@ -124,6 +124,10 @@ def scale_rewards(
     return (r_t, None) if scale is None else scale.apply(r_t, ends_t, discount_t)
 
 
-def standardize(x: jax.Array) -> jax.Array:
-    """`x` with mean 0 and standard deviation 1 over all axes."""
-    return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
+def standardize(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """`x` with mean 0 and standard deviation 1 over all entries, or those `where` it is true."""
+    if where is None:
+        return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
+    count = jnp.maximum(jnp.sum(where), 1)
+    x = x - jnp.sum(jnp.where(where, x, 0.0)) / count
+    return x / (jnp.sqrt(jnp.sum(jnp.where(where, jnp.square(x), 0.0)) / count) + 1e-8)

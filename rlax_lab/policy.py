@@ -48,15 +48,19 @@ class Policy(NamedTuple):
       act: ``act(params, observation, key=None) -> action``; without a key the mode.
       value: ``value(params, observation) -> [...]``.
       observe: ``observe(params, observation) -> Params``: statistics that have seen it too.
+      acts: of a policy of A agents, ``acts(observation) -> [..., A]`` bool, which of them decide
+        now. Its values, log-probabilities and entropies are ``[..., A]``, and those of agents that
+        do not decide mean nothing.
     """
 
     init: Callable[[jax.Array], Params]
-    outputs: Callable[[Params, PyTree], tuple[jax.Array, jax.Array]]
-    distribution: Callable[[jax.Array], Distribution]
+    outputs: Callable[[Params, PyTree], tuple[PyTree, jax.Array]]
+    distribution: Callable[[PyTree], Distribution]
     to_action: Callable[[jax.Array], PyTree]
     act: Callable[..., PyTree]
     value: Callable[[Params, PyTree], jax.Array]
     observe: Callable[[Params, PyTree], Params]
+    acts: Callable[[PyTree], jax.Array] | None = None
 
 
 def make(

@@ -82,15 +82,17 @@ class State(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one update learns from, one row per environment step ``[B, ...]``."""
+    """What one update learns from, one row per environment step ``[B, ...]``; ``[B, A, ...]`` of
+    several agents, of which those that `acts` says decided."""
 
     observation: PyTree
     action: jax.Array
     log_prob: jax.Array
-    outputs: jax.Array
+    outputs: PyTree
     value: jax.Array
     advantage: jax.Array
     target: jax.Array
+    acts: jax.Array | None
 
 
 def make(
@@ -98,14 +100,19 @@ def make(
     config: Config | None = None,
     env_params: Any = None,
     network: Callable[[int], nn.Module] | None = None,
+    pi: policy.Policy | None = None,
 ) -> Learner:
     """PPO on an environment, as pure functions.
+
+    With a policy of several agents it is multi-agent PPO (Yu et al. 2022): one objective over the
+    decisions of all agents, each with the advantages of its own sequence of decisions.
 
     Args:
       env: any environment in gymnax's interface.
       config: hyperparameters; its float fields may be traced, so that ``vmap`` sweeps them.
       env_params: the environment's parameters, by default its own.
       network: a user's own network, see `policy.make`.
+      pi: a whole policy in place of the one that `policy.make` gives, as of several agents.
 
     Raises:
       InputError: on a configuration or an environment that cannot work.
@@ -114,7 +121,7 @@ def make(
     env_params = env.default_params if env_params is None else env_params
     check_config(config)
     vector.check_environment(env, env_params)
-    pi = policy.make(env, env_params, config, network)
+    pi = policy.make(env, env_params, config, network) if pi is None else pi
     optimizer = optimizers.adam(config.adam_eps, config.max_grad_norm)
     batch_size = config.num_envs * config.num_steps
     total_steps = -(-config.total_steps // batch_size) * batch_size
@@ -170,8 +177,9 @@ def make(
             config.gae_lambda,
         )
         target = advantage + value
+        acts = None if pi.acts is None else pi.acts(trajectory.observation)
         if config.advantage_normalization == "batch":
-            advantage = standardize(advantage)
+            advantage = standardize(advantage, acts)
         rows = Batch(
             trajectory.observation,
             trajectory.action,
@@ -180,6 +188,7 @@ def make(
             value,
             advantage,
             target,
+            acts,
         )
         return jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), rows), reward_scale
 
@@ -195,25 +204,25 @@ def make(
             outputs, value = pi.outputs(state.params._replace(network=network), rows.observation)
             dist = pi.distribution(outputs)
             log_prob = dist.log_prob(rows.action)
-            advantage = rows.advantage
+            advantage, acts = rows.advantage, rows.acts
             if config.advantage_normalization == "minibatch":
-                advantage = standardize(advantage)
+                advantage = standardize(advantage, acts)
             if config.objective == "clip":
-                kl = losses.approximate_kl(log_prob, rows.log_prob)
+                kl = losses.approximate_kl(log_prob, rows.log_prob, acts)
                 policy_loss = losses.clipped_surrogate(
-                    log_prob, rows.log_prob, advantage, clip_range
+                    log_prob, rows.log_prob, advantage, clip_range, acts
                 )
             else:
-                kl = jnp.mean(pi.distribution(rows.outputs).kl(dist))
-                policy_loss = losses.surrogate(log_prob, rows.log_prob, advantage)
+                kl = losses.mean(pi.distribution(rows.outputs).kl(dist), acts)
+                policy_loss = losses.surrogate(log_prob, rows.log_prob, advantage, acts)
                 policy_loss += state.kl_coef * kl
             if config.value_clip_range is None:
-                value_loss = losses.squared_error(value, rows.target)
+                value_loss = losses.squared_error(value, rows.target, acts)
             else:
                 value_loss = losses.clipped_squared_error(
-                    value, rows.value, rows.target, config.value_clip_range
+                    value, rows.value, rows.target, config.value_clip_range, acts
                 )
-            entropy = jnp.mean(dist.entropy())
+            entropy = losses.mean(dist.entropy(), acts)
             total = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
             ratio = jnp.exp(log_prob - rows.log_prob)
             return total, {
@@ -222,7 +231,9 @@ def make(
                 "value_loss": value_loss,
                 "entropy": entropy,
                 "kl": kl,
-                "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > clip_range),
+                "clip_fraction": losses.mean(
+                    (jnp.abs(ratio - 1.0) > clip_range).astype(jnp.float32), acts
+                ),
             }
 
         def gradient_step(carry: Any, indices: jax.Array) -> tuple[Any, metrics.Metrics]:
@@ -264,7 +275,7 @@ def make(
         if config.objective == "clip":
             return state.kl_coef
         outputs, _ = pi.outputs(state.params._replace(network=network), batch.observation)
-        kl = jnp.mean(pi.distribution(batch.outputs).kl(pi.distribution(outputs)))
+        kl = losses.mean(pi.distribution(batch.outputs).kl(pi.distribution(outputs)), batch.acts)
         target = config.kl_penalty_target
         factor = jnp.where(kl > 1.5 * target, 2.0, jnp.where(kl < target / 1.5, 0.5, 1.0))
         return state.kl_coef * factor

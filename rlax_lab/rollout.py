@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from rlax_lab import vector
 from rlax_lab.model import Params
 from rlax_lab.policy import Policy
-from rlax_lab.returns import gae
+from rlax_lab.returns import decision_gae, gae
 from rlax_lab.types import Environment, PyTree
 
 
@@ -26,7 +26,7 @@ class Trajectory(NamedTuple):
     observation: PyTree
     action: jax.Array
     log_prob: jax.Array
-    outputs: jax.Array
+    outputs: PyTree
     step: vector.TimeStep
 
 
@@ -59,19 +59,19 @@ def successor_values(
     value: jax.Array,
     last_observation: PyTree,
 ) -> jax.Array:
-    """The value of what followed each step ``[T, N]``.
+    """The value of what followed each step ``[T, N]``, or ``[T, N, A]`` of several agents.
 
     Within an episode that is the next row's value. Where a time limit cut the episode it is the
     value of the *final* observation, which no row holds, and which is only computed for the few
     steps that need it. Where the episode terminated the entry has no meaning.
 
     Args:
-      value: values of ``trajectory.observation`` ``[T, N]``.
+      value: values of ``trajectory.observation``, of that shape.
       last_observation: what the environments show after the last step ``[N, ...]``.
     """
     last = policy.value(params, last_observation)
     following = jnp.concatenate([value[1:], last[None]])
-    steps, num_envs = value.shape
+    steps, num_envs = value.shape[:2]
     finals = jax.tree.map(
         lambda x: x.reshape(steps * num_envs, *x.shape[2:]), trajectory.step.next_observation
     )
@@ -82,8 +82,8 @@ def successor_values(
 
     truncated = trajectory.step.truncated.reshape(-1)
     block = max(1, steps * num_envs // 64)
-    flat = vector.replace_where(truncated, final_values, following.reshape(-1), block)
-    return flat.reshape(steps, num_envs)
+    flat = following.reshape(steps * num_envs, *value.shape[2:])
+    return vector.replace_where(truncated, final_values, flat, block).reshape(value.shape)
 
 
 def advantages(
@@ -96,18 +96,23 @@ def advantages(
     gamma: float | jax.Array,
     lambda_: float | jax.Array,
 ) -> jax.Array:
-    """Generalised advantage estimates ``[T, N]`` of a trajectory; add `value` for value targets.
+    """Generalised advantage estimates of a trajectory; add `value` for value targets.
+
+    They are ``[T, N]``, or of several agents ``[T, N, A]``, each over its own decisions.
 
     lambda 1 gives n-step advantages, each from as many rewards as the trajectory and the episode
     have left, and a bootstrap where it is the trajectory or a time limit that ends.
 
     Args:
       reward: ``trajectory.step.reward``, or what it was scaled to ``[T, N]``.
-      value: values of ``trajectory.observation`` ``[T, N]``.
+      value: values of ``trajectory.observation``, as they are.
       last_observation: what the environments show after the last step ``[N, ...]``.
       gamma, lambda_: discount per step, beside that of the time it took; decay of the trace.
     """
     step = trajectory.step
     following = successor_values(policy, params, trajectory, value, last_observation)
     discount = jnp.where(step.terminated, 0.0, gamma * step.discount)
-    return gae(reward, discount, value, following, step.ended, lambda_)
+    if policy.acts is None:
+        return gae(reward, discount, value, following, step.ended, lambda_)
+    acts = policy.acts(trajectory.observation)
+    return decision_gae(reward, discount, value, following, step.ended, acts, lambda_)

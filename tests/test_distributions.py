@@ -13,6 +13,7 @@ from scipy import stats
 
 from rlax_lab.distributions import (
     Categorical,
+    Choices,
     Gaussian,
     MultiCategorical,
     TanhGaussian,
@@ -561,3 +562,87 @@ def test_other_spaces_are_refused(space):
         f"the action space {space!r} is not supported; a discrete space, a tuple of discrete "
         "spaces, or a box is."
     )
+
+
+# Choices, against a categorical for each agent over its own candidates.
+
+
+def choices(seed, lead=()):
+    """Random candidates of 4 agents, of which at least one has none; numbers in float64 as well."""
+    rng = np.random.default_rng(seed)
+    count, agents = 9, 4
+    scores = rng.normal(0, 3, (*lead, count)).astype(np.float32)
+    agent = rng.integers(0, agents + 1, (*lead, count)).astype(np.int32)
+    agent = np.where(agent == rng.integers(agents), agents, agent).astype(np.int32)
+    options = rng.random((*lead, count)) < 0.7
+    return Choices(*map(jnp.asarray, (scores, agent, options, np.zeros((*lead, agents)))))
+
+
+def by_hand(choice, agent):
+    """The candidates of an agent and their log-probabilities, of a distribution without axes."""
+    mine = np.flatnonzero(np.asarray(choice.options) & (np.asarray(choice.agent) == agent))
+    scores = np.asarray(choice.scores, np.float64)[mine]
+    return mine, scores - np.logaddexp.reduce(scores) if len(mine) else scores
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_choices_are_a_categorical_for_each_agent(seed):
+    choice, other = choices(seed), choices(seed)
+    other = other._replace(scores=-other.scores)
+    count = len(choice.scores)
+    for agent in range(4):
+        mine, log_probs = by_hand(choice, agent)
+        _, others = by_hand(other, agent)
+        raw = jnp.full(4, count)
+        assert choice.log_prob(raw)[agent] == 0
+        if not len(mine):
+            assert choice.mode()[agent] == choice.sample(jax.random.key(0))[agent] == count
+            assert choice.entropy()[agent] == choice.kl(other)[agent] == 0
+            continue
+        assert choice.mode()[agent] == mine[np.argmax(log_probs)]
+        for i, candidate in enumerate(mine):
+            got = choice.log_prob(raw.at[agent].set(candidate))[agent]
+            np.testing.assert_allclose(got, log_probs[i], rtol=1e-5, atol=1e-5)
+        p = np.exp(log_probs)
+        np.testing.assert_allclose(choice.entropy()[agent], -(p @ log_probs), rtol=1e-4, atol=1e-5)
+        divergence = p @ (log_probs - others)
+        np.testing.assert_allclose(choice.kl(other)[agent], divergence, rtol=1e-4, atol=1e-5)
+
+
+def test_choices_are_drawn_as_often_as_they_should():
+    """Chi-square over 20,000 draws, for every agent."""
+    choice = choices(3)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    drawn = np.asarray(jax.jit(jax.vmap(choice.sample))(keys))
+    for agent in range(4):
+        mine, log_probs = by_hand(choice, agent)
+        assert set(drawn[:, agent]) <= ({*mine.tolist()} or {len(choice.scores)})
+        if len(mine) > 1:
+            counts = np.array([(drawn[:, agent] == candidate).sum() for candidate in mine])
+            expected = np.exp(log_probs) * len(drawn)
+            seen = expected > 5
+            assert (
+                stats.chisquare(
+                    np.append(counts[seen], counts[~seen].sum()),
+                    np.append(expected[seen], expected[~seen].sum() + 1e-9),
+                ).pvalue
+                > 1e-4
+            )
+
+
+def test_choices_with_axes_and_gradients():
+    """Leading axes are side by side; gradients are finite and sum to zero over an agent."""
+    choice = choices(5, (2, 3))
+    raw = choice.mode()
+    for i, j in np.ndindex(2, 3):
+        one = Choices(*(x[i, j] for x in choice))
+        np.testing.assert_array_equal(one.mode(), raw[i, j])
+        np.testing.assert_allclose(one.entropy(), choice.entropy()[i, j], rtol=1e-6)
+        np.testing.assert_allclose(one.log_prob(raw[i, j]), choice.log_prob(raw)[i, j], rtol=1e-6)
+    gradient = jax.grad(lambda scores: choice._replace(scores=scores).log_prob(raw).sum())(
+        choice.scores
+    )
+    assert np.isfinite(gradient).all()
+    assert not gradient[~np.asarray(choice.options)].any()
+    np.testing.assert_allclose(gradient.sum(-1), 0, atol=1e-5)
+    assert np.abs(gradient).max() > 0.01

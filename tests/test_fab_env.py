@@ -116,8 +116,8 @@ def play(fab: env.FabEnv, choose: Any, steps: int = 400) -> tuple[Any, np.ndarra
     return state, np.asarray(total), float(rewards)
 
 
-def first_in_first_out(seen: env.Observation) -> jax.Array:
-    """An action that names no lot: every group takes the lot that came first."""
+def by_the_rule(seen: env.Observation) -> jax.Array:
+    """An action that names no lot: every group does what the rule would, by default FIFO."""
     return jnp.full(seen.active.shape, -1)
 
 
@@ -126,7 +126,7 @@ def test_rewards_are_the_integrals(one_at_a_time: bool) -> None:
     """An episode under FIFO: the same fab as the simulator's, and its figures, objective by one."""
     fab = fabs(one_at_a_time=one_at_a_time)
     params = fab.default_params
-    state, total, rewards = play(fab, first_in_first_out)
+    state, total, rewards = play(fab, by_the_rule)
     plan = describe.Plan(SMALL)
     window = figures.Window(jnp.int32(0), params.horizon)
     alone = sim.run(
@@ -185,12 +185,33 @@ def test_choices_are_obeyed() -> None:
     assert (moves != np.asarray(other.figures.cycle_time.low)[0]).any()
 
 
+@pytest.mark.parametrize("rule", ["WSPT", "setup > weight > CR"])
+def test_the_preferred_lots_are_the_rules(rule: str) -> None:
+    """Actions that take what the rule prefers, or none of them, are the rule."""
+    fab = fabs(rule=rule)
+    params = fab.default_params
+
+    def preferred(seen: env.Observation) -> jax.Array:
+        groups = jnp.arange(seen.active.shape[0])[:, None]
+        return jnp.argmax((seen.group[None] == groups) & seen.preferred[None], axis=1)
+
+    window = figures.Window(jnp.int32(0), params.horizon)
+    start = sim.start(params.instance, jax.random.key(0)[None], window)
+    alone = sim.run(params.instance, rules.parse(rule), start)
+    for choose in (preferred, by_the_rule):
+        state, _, _ = play(fab, choose)
+        for x, y in zip(
+            jax.tree.leaves(state.fab.figures), jax.tree.leaves(alone.figures), strict=True
+        ):
+            np.testing.assert_array_equal(x, y[0])
+
+
 def test_waiting() -> None:
     """A group that always waits starts nothing by choice; one that may not, ignores the wish."""
     wait = lambda seen: jnp.full(seen.active.shape, seen.group.shape[0])  # noqa: E731
     idle, _, _ = play(fabs(may_wait=True), wait)
     busy, _, _ = play(fabs(), wait)
-    fifo, _, _ = play(fabs(), first_in_first_out)
+    fifo, _, _ = play(fabs(), by_the_rule)
     assert int(idle.fab.figures.moves.sum()) == 0
     for x, y in zip(jax.tree.leaves(busy), jax.tree.leaves(fifo), strict=True):
         np.testing.assert_array_equal(_data(x), _data(y))

@@ -335,3 +335,25 @@ def test_the_quantiles_minimise_their_loss():
         for step in (-0.05, 0.05):
             assert loss(best + step * np.eye(5, dtype=np.float32)[i]) > least
     assert loss(best[::-1]) > least  # the lowest output is the lowest quantile
+
+
+@given(seeds, st.sampled_from([0.0, 0.3, 1.0]))
+def test_a_mean_over_some_is_that_of_them_alone(seed, part):
+    """Entries that do not count change neither a loss nor its gradient."""
+    where = np.random.default_rng(seed).random(SIZE) < part
+    policies, values = random_policies(seed), random_values(seed)
+    for loss, arguments in (
+        (partial(losses.clipped_surrogate, clip_range=0.2), policies),
+        (losses.surrogate, policies),
+        (losses.approximate_kl, policies[:2]),
+        (losses.squared_error, values[:2]),
+        (partial(losses.clipped_squared_error, clip_range=0.5), values),
+    ):
+        got, gradient = jax.value_and_grad(loss)(*arguments, where=where)
+        assert not gradient[~where].any()
+        if where.any():
+            want, some = jax.value_and_grad(loss)(*(x[where] for x in arguments))
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(gradient[where], some, rtol=1e-5, atol=1e-6)
+        else:
+            assert got == 0

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlax_lab.normalize import Moments, RewardScale
+from rlax_lab.normalize import Moments, RewardScale, standardize
 from tests import reference
 
 include = jax.jit(Moments.include)
@@ -156,3 +156,11 @@ def test_constant_rewards_are_not_blown_up():
     ones = jnp.ones((8, 4))
     scaled, _ = RewardScale.zero(4).apply(ones, ones > 0, 0.99 * ones)
     assert np.all((scaled > 0) & (scaled <= 10))
+
+
+def test_standardize_some():
+    """Over the entries that count, as over them alone."""
+    rng = np.random.default_rng(4)
+    x, where = rng.normal(3, 2, (6, 5)).astype(np.float32), rng.random((6, 5)) < 0.5
+    got = standardize(x, where)[where]
+    np.testing.assert_allclose(got, standardize(x[where]), rtol=1e-5, atol=1e-6)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlax_lab import ppo
+from rlax_lab import distributions, policy, ppo
 from rlax_lab.types import Counter
 from tests import probes
 
@@ -148,3 +148,133 @@ def test_half_way_an_annealed_clip_range_is_halved():
     halved = after_one_update(dataclasses.replace(config, clip_range=0.15))
     np.testing.assert_allclose(annealed, halved, atol=1e-6)
     assert np.abs(annealed - after_one_update(config)).max() > 1e-4
+
+
+# Several agents
+
+
+class Turns(probes.Probe):
+    """Two agents, of which `turns` says who decides at each of two steps; s = +-1 is shown.
+
+    Whoever decides is paid 1 for the action that fits: agent 0 for action (s > 0), agent 1 for the
+    other one. Where nobody decides, the step pays 2.
+    """
+
+    steps = 2
+    turns = ((True, False), (False, True))
+
+    def draw(self, key):
+        return jax.random.rademacher(key, (), jnp.float32)
+
+    def show(self, state):
+        turns = jnp.array([*self.turns, (False, False)])
+        return {"acts": turns[jnp.minimum(state.time, 2)], "signal": state.signal[None]}
+
+    def pay(self, state, action, params):
+        acts = jnp.array(self.turns)[jnp.minimum(state.time, 1)]
+        fits = jnp.stack(action) == jnp.stack([state.signal > 0, state.signal < 0])
+        return jnp.where(acts.any(), (acts & fits).sum(), 2).astype(jnp.float32)
+
+    def action_space(self, params=None):
+        return probes.spaces.Tuple([probes.spaces.Discrete(2)] * 2)
+
+
+def agents(num_agents, acts):
+    """A policy of agents with two actions each, whose weights are linear in the observation."""
+
+    def init(key):
+        return policy.Params(
+            {"w": jnp.zeros((2, num_agents, 3)), "b": jnp.zeros((num_agents, 3))}, None
+        )
+
+    def outputs(params, observation):
+        seen = features(observation)
+        out = jnp.einsum("...f,fak->...ak", seen, params.network["w"])
+        out = out + jnp.broadcast_to(params.network["b"], out.shape)
+        return out[..., :2], out[..., 2]
+
+    def act(params, observation, key=None):
+        return jnp.argmax(outputs(params, observation)[0], -1)
+
+    return policy.Policy(
+        init,
+        outputs,
+        distributions.Categorical,
+        lambda raw: tuple(raw[..., i % num_agents] for i in range(2)),
+        act,
+        lambda params, observation: outputs(params, observation)[1],
+        lambda params, _: params,
+        acts,
+    )
+
+
+def features(observation):
+    """``[..., 2]``: the signal, and whether it is the second step."""
+    signal = observation["signal"]
+    return jnp.concatenate([signal, observation["acts"][..., 1:].astype(jnp.float32)], -1)
+
+
+class Together(Turns):
+    turns = ((True, True), (True, True))
+
+
+class OneRests(Turns):
+    turns = ((True, False), (True, False))
+
+
+class NobodyActs(Turns):
+    turns = ((True, False), (False, False))
+
+
+# What each agent's decisions are worth under the best policy, step by step; None: there is none.
+WORTH = {
+    Turns: [(1 + GAMMA, None), (None, 1)],
+    OneRests: [(1 + GAMMA, None), (1, None)],
+    NobodyActs: [(1 + 2 * GAMMA, None), (None, None)],
+}
+
+
+@pytest.mark.parametrize("env", WORTH, ids=lambda cls: cls.__name__)
+def test_agents_learn_from_their_own_decisions(env):
+    """Values count what is paid until the end, also at steps of others; actions fit."""
+    config = dataclasses.replace(SMALL, learning_rate=3e-2, gae_lambda=0.8)
+    pi = agents(2, lambda observation: observation["acts"])
+    state, sums = trained(ppo.make(env(), config, pi=pi), jax.random.key(0))
+    assert np.isfinite(list(sums.values())).all()
+    for step, worths in enumerate(WORTH[env]):
+        for signal in (-1.0, 1.0):
+            observation = env().show(probes.State(jnp.int32(step), jnp.float32(signal)))
+            actions, values = pi.act(state.params, observation), pi.value(state.params, observation)
+            for agent, worth in enumerate(worths):
+                if worth is not None:
+                    assert actions[agent] == (signal > 0) ^ (agent == 1)
+                    np.testing.assert_allclose(values[agent], worth, atol=0.1)
+
+
+@pytest.mark.parametrize("objective", ["clip", "kl_penalty"])
+def test_one_agent_that_always_acts_is_ppo(objective):
+    """With an axis of one agent, learning is what it is without."""
+    config = dataclasses.replace(
+        SMALL, objective=objective, value_clip_range=0.3, advantage_normalization="batch"
+    )
+    many = agents(1, lambda observation: jnp.ones(observation["signal"].shape, bool))
+
+    def alone(params, observation):
+        outputs, value = many.outputs(params, observation)
+        return outputs[..., 0, :], value[..., 0]
+
+    one = many._replace(
+        outputs=alone,
+        to_action=lambda raw: (raw, raw),
+        value=lambda params, observation: alone(params, observation)[1],
+        acts=None,
+    )
+    results = [
+        trained(ppo.make(Together(), config, pi=pi), jax.random.key(0), 10) for pi in (one, many)
+    ]
+    (state, sums), (other, others) = results
+    for a, b in zip(*map(jax.tree.leaves, (state.params, other.params)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert jnp.abs(state.params.network["w"]).max() > 0.1
+    for name, total in sums.items():
+        np.testing.assert_allclose(total, others[name], rtol=1e-3, atol=1e-5)

@@ -15,10 +15,11 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from . import dynamics, library
+from . import dynamics, library, rules
 from .figures import Window
 from .instance import NEVER, Conwip, Instance, Renewal
-from .queue import Queue, best
+from .queue import Queue
+from .rules import Rule
 
 OBJECTIVES = ("cycle_time", "tardiness", "throughput", "energy", "utilisation")
 LOT_FEATURES = 12
@@ -42,6 +43,7 @@ class Observation:
         the fab; part of them overdue; part of the episode that is over.
       group: ``[N]`` int32, the group that each lot is at; G where it is leaving.
       options: ``[N]`` bool, the lots that their groups can choose.
+      preferred: ``[N]`` bool, those that the environment's rule would choose.
       active: ``[G]`` bool, the groups that choose.
     """
 
@@ -50,6 +52,7 @@ class Observation:
     fab: jax.Array
     group: jax.Array
     options: jax.Array
+    preferred: jax.Array
     active: jax.Array
 
 
@@ -108,14 +111,16 @@ class FabEnv(Environment[EnvState, EnvParams]):
     """A fab with one agent per tool group.
 
     An action is ``[G]`` int32 (or a tuple of G scalars): the slot of the lot that each group
-    starts, or N to wait. A group that is not asked, or that names a lot it cannot start, is
-    ignored in the first case and takes the lot that came first in the second.
+    starts, or N to wait. A group that is not asked is ignored; one that names a lot it cannot start
+    does what the rule would.
 
     Args:
       fab: a name or file (see `library.load`), or a `Plan`.
       seed: which fab of a random family.
       days: of an episode.
       may_wait: whether a group may wait although it could start a lot.
+      rule: what dispatches where there is no choice, completes batches and says how large they must
+        be; a name (see `rules.parse`) or a `Rule`.
       one_at_a_time: one group at a step, in order of time, rather than all that cannot influence
         each other before they dispatch.
     """
@@ -127,9 +132,12 @@ class FabEnv(Environment[EnvState, EnvParams]):
         days: float = 10.0,
         may_wait: bool = False,
         one_at_a_time: bool = False,
+        rule: str | Rule = "FIFO",
     ) -> None:
         plan = library.load(fab, seed) if isinstance(fab, str) else fab
-        self.may_wait, self.one_at_a_time = may_wait, one_at_a_time
+        self.rule = rules.parse(rule) if isinstance(rule, str) else rule
+        self.may_wait = may_wait
+        self.one_at_a_time = one_at_a_time or self.rule.looks_elsewhere
         self._default = make_params(plan, days)
 
     @property
@@ -154,8 +162,8 @@ class FabEnv(Environment[EnvState, EnvParams]):
         instance = params.instance
         chosen = jnp.stack(action) if isinstance(action, tuple) else jnp.asarray(action)
         queue = _queue(instance, state.fab, state.times, state.active)
-        leader = self._leader(queue, chosen)
-        fab, _ = dynamics.dispatch(instance, state.fab, queue, leader, (queue.arrival,))
+        leader, keys = self._leader(queue, chosen)
+        fab, _ = dynamics.dispatch(instance, state.fab, queue, leader, keys)
         fab, times, active = self._advance(params, fab)
         totals = _totals(instance, fab, _tick(instance, fab, times))
         parts = _objectives(params, state.totals, totals)
@@ -181,7 +189,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
     def observe(
         self, key: jax.Array, state: EnvState, action: Any, params: EnvParams
     ) -> Observation:
-        return observe(params, state)
+        return observe(params, state, self.rule)
 
     def action_space(self, params: EnvParams) -> spaces.Tuple:
         lots = params.instance.slots + int(self.may_wait)
@@ -196,23 +204,25 @@ class FabEnv(Environment[EnvState, EnvParams]):
                 "fab": spaces.Box(-5.0, 5.0, (FAB_FEATURES,)),
                 "group": spaces.Box(0, groups, (lots,), jnp.int32),
                 "options": spaces.Box(0, 1, (lots,), bool),
+                "preferred": spaces.Box(0, 1, (lots,), bool),
                 "active": spaces.Box(0, 1, (groups,), bool),
             }
         )
 
     def options(self, state: EnvState, params: EnvParams) -> jax.Array:
         """``[N]`` bool: the lots that their groups can start now."""
-        return _queue(params.instance, state.fab, state.times, state.active).startable()
+        queue = _queue(params.instance, state.fab, state.times, state.active)
+        return self.rule.startable(queue)
 
-    def _leader(self, queue: Queue, chosen: jax.Array) -> jax.Array:
-        """The lots that groups start: those chosen where they can be, or the first that came."""
+    def _leader(self, queue: Queue, chosen: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """The lots that groups start: those chosen where they can be, or the rule's; its keys."""
         slots = queue.instance.slots
         row = jnp.clip(chosen, 0, slots - 1)
         mine = queue.lots.group[row] == jnp.arange(queue.instance.num_groups)
-        valid = (chosen >= 0) & (chosen < slots) & mine & queue.startable()[row]
-        first = best(queue, (queue.arrival,), queue.startable())
+        valid = (chosen >= 0) & (chosen < slots) & mine & self.rule.startable(queue)[row]
+        first, keys = self.rule(queue)
         waits = (chosen == slots) & self.may_wait
-        return jnp.where(valid, row, jnp.where(waits, slots, first))
+        return jnp.where(valid, row, jnp.where(waits, slots, first)), keys
 
     def _advance(
         self, params: EnvParams, fab: dynamics.State
@@ -227,8 +237,9 @@ class FabEnv(Environment[EnvState, EnvParams]):
         def forced(carry: tuple[dynamics.State, jax.Array, jax.Array]) -> jax.Array:
             fab, times, active = carry
             queue = _queue(instance, fab, times, active)
-            ways = queue.total(queue.startable().astype(jnp.int32)) + int(self.may_wait)
-            choice = (queue.startable() & (ways > 1)).any()
+            options = self.rule.startable(queue)
+            ways = queue.total(options.astype(jnp.int32)) + int(self.may_wait)
+            choice = (options & (ways > 1)).any()
             return ~choice & (_tick(instance, fab, times) < params.horizon)
 
         def move(
@@ -236,8 +247,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
         ) -> tuple[dynamics.State, jax.Array, jax.Array]:
             fab, times, active = carry
             queue = _queue(instance, fab, times, active)
-            leader = best(queue, (queue.arrival,), queue.startable())
-            fab, _ = dynamics.dispatch(instance, fab, queue, leader, (queue.arrival,))
+            fab, _ = dynamics.dispatch(instance, fab, queue, *self.rule(queue))
             return advance(fab)
 
         return jax.lax.while_loop(forced, move, advance(fab))
@@ -342,15 +352,16 @@ def _objectives(params: EnvParams, before: Totals, after: Totals) -> jax.Array:
     return gains / params.scale
 
 
-def observe(params: EnvParams, state: EnvState) -> Observation:
-    """What the agents see of a state."""
+def observe(params: EnvParams, state: EnvState, rule: Rule) -> Observation:
+    """What the agents see of a state, and what a rule would do there."""
     instance, fab = params.instance, state.fab
     lots, groups = fab.lots, instance.num_groups
     queue = _queue(instance, fab, state.times, state.active)
     tick = state.totals.tick
     here = lots.group < groups
     now = jnp.where(here, jnp.where(queue.now < NEVER, jnp.maximum(queue.now, tick), tick), tick)
-    options = queue.startable()
+    options = rule.startable(queue)
+    leader, _ = rule(queue)
     scale = params.scale
     inside = (lots.release <= now) & (lots.ready < NEVER)
     ratio = lambda x, y: jnp.asarray(x, jnp.float32) / jnp.asarray(y, jnp.float32)  # noqa: E731
@@ -431,6 +442,7 @@ def observe(params: EnvParams, state: EnvState) -> Observation:
         fab=jnp.clip(seen_fab, -5, 5),
         group=lots.group,
         options=options,
+        preferred=options & (queue.of_group(leader, -1) == jnp.arange(lots.op.shape[0])),
         active=state.active,
     )
 
@@ -455,7 +467,7 @@ class FlatFabEnv(FabEnv):
         return super().step_env(key, state, everyone, params)
 
     def observe(self, key: jax.Array, state: EnvState, action: Any, params: EnvParams) -> Any:
-        seen = observe(params, state)
+        seen = observe(params, state, self.rule)
         return jnp.concatenate([seen.lots.ravel(), seen.groups.ravel(), seen.fab])
 
     def action_space(self, params: EnvParams) -> Any:

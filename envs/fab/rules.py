@@ -62,14 +62,17 @@ class Rule:
         ranks = (key(queue) for key in self.keys)
         return tuple(rank for rank in ranks if rank is not None)
 
+    def startable(self, queue: Queue) -> jax.Array:
+        """``[N]`` bool: the lots that may start as far as batches are concerned."""
+        return queue.startable(self.batching.at_least)
+
     def __call__(self, queue: Queue) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """The lot that each group starts ``[G]``, N where it waits, and the keys of all."""
         keys = self.rank(queue)
         first: tuple[jax.Array, ...] = ()
         if queue.instance.batches is not None and self.batching.complete_first:
             first = (-queue.fullness,)
-        among = queue.startable(self.batching.at_least)
-        return best(queue, (*first, *keys), among), keys
+        return best(queue, (*first, *keys), self.startable(queue)), keys
 
 
 # Keys.
