@@ -26,7 +26,7 @@ RELEASE, DUE, DOWN, DISPATCH = 2, 3, 4, 5
 f32 = np.float32
 RETURNS = 40  # rework per lot that the tables of draws foresee
 EVENTS = 400  # downtimes per tool
-GAPS = 3000  # releases per product
+GAPS = 20_000  # releases per product
 
 
 # Draws are tabled by functions of this module, so that fabs of one shape share what is compiled.
