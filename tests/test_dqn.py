@@ -257,8 +257,8 @@ def test_bytes_of_a_transition(env, bytes_shown, capacity, width, prioritized):
     assert size(state.buffer) == size(state.buffer.items) + 4 + 4
     assert state.buffer.items.action.dtype == jnp.int32
     assert size(state.priorities) == (2 * width * 4 + 4 if prioritized else 0)
-    # Two steps of each environment wait for their n-step returns: three more numbers each.
-    assert size(state.recent) == 2 * config.num_envs * (2 * bytes_shown + 4 + 4 + 1 + 1)
+    # Two steps of each environment wait for their n-step returns, with both kinds of end.
+    assert size(state.recent) == 2 * config.num_envs * (2 * bytes_shown + 4 + 4 + 4 + 1 + 1)
 
 
 # --- What is learnt ---

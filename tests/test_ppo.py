@@ -168,7 +168,8 @@ class Turns(probes.Probe):
 
     def show(self, state):
         turns = jnp.array([*self.turns, (False, False)])
-        return {"acts": turns[jnp.minimum(state.time, 2)], "signal": state.signal[None]}
+        seen = jnp.stack([state.signal, (state.time == 1).astype(jnp.float32)])
+        return {"acts": turns[jnp.minimum(state.time, 2)], "seen": seen}
 
     def pay(self, state, action, params):
         acts = jnp.array(self.turns)[jnp.minimum(state.time, 1)]
@@ -188,8 +189,7 @@ def agents(num_agents, acts):
         )
 
     def outputs(params, observation):
-        seen = features(observation)
-        out = jnp.einsum("...f,fak->...ak", seen, params.network["w"])
+        out = jnp.einsum("...f,fak->...ak", observation["seen"], params.network["w"])
         out = out + jnp.broadcast_to(params.network["b"], out.shape)
         return out[..., :2], out[..., 2]
 
@@ -206,12 +206,6 @@ def agents(num_agents, acts):
         lambda params, _: params,
         acts,
     )
-
-
-def features(observation):
-    """``[..., 2]``: the signal, and whether it is the second step."""
-    signal = observation["signal"]
-    return jnp.concatenate([signal, observation["acts"][..., 1:].astype(jnp.float32)], -1)
 
 
 class Together(Turns):
@@ -257,7 +251,7 @@ def test_one_agent_that_always_acts_is_ppo(objective):
     config = dataclasses.replace(
         SMALL, objective=objective, value_clip_range=0.3, advantage_normalization="batch"
     )
-    many = agents(1, lambda observation: jnp.ones(observation["signal"].shape, bool))
+    many = agents(1, lambda observation: jnp.ones(observation["seen"].shape[:-1] + (1,), bool))
 
     def alone(params, observation):
         outputs, value = many.outputs(params, observation)

@@ -1,0 +1,103 @@
+"""The dispatching policy of many agents: it starts as a rule and fits any fab."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from envs.fab import describe, figures, rules
+from envs.fab import simulate as sim
+from envs.fab.env import FabEnv
+from rlax_lab import fab_policy
+from rlax_lab.errors import InputError
+
+GROUPS: dict[str, Any] = {"litho": {"tools": 2, "setups": 3}, "etch": {}, "bake": {"tools": 2}}
+
+
+def plan(lots: int = 8, groups: int = 3) -> describe.Plan:
+    """Lots that come back to lithography, and wait there."""
+    others = ["etch", "bake"][: groups - 1]
+    visits = [("litho", 12.0, "m1"), ("litho", 20.0, "m2"), ("litho", 9.0, "m1")]
+    route: list[Any] = []
+    for i, (group, time, setup) in enumerate(visits):
+        route += [{"group": group, "time": {"mean": time, "kind": "lognormal", "cv": 0.4}}]
+        route[-1] |= {"setup": setup} if i else {}
+        route += [[other, 8.0 + i] for other in others]
+    names = ["litho", *others]
+    return describe.Plan(
+        {
+            "conwip": lots,
+            "spread": True,
+            "groups": {name: GROUPS[name] for name in names},
+            "products": {"a": {"route": route, "due_factor": [1.2, 3], "weight": [1, 5]}},
+        }
+    )
+
+
+def play(env: FabEnv, pi: Any, params: Any, steps: int) -> Any:
+    """The fab after an episode of greedy actions."""
+    env_params = env.default_params
+
+    def body(carry: Any, _: Any) -> Any:
+        seen, state = carry
+        over = env.is_truncated(state, env_params)
+        after = env.step_env(jax.random.key(0), state, pi.act(params, seen), env_params)[:2]
+        return jax.tree.map(lambda x, y: jnp.where(over, x, y), carry, after), None
+
+    start = env.reset_env(jax.random.key(0), env_params)
+    (_, state), _ = jax.jit(lambda carry: jax.lax.scan(body, carry, length=steps))(start)
+    assert bool(env.is_truncated(state, env_params))
+    return state.fab
+
+
+@pytest.mark.parametrize("actors", ["shared", "separate"])
+def test_an_untrained_policy_is_its_rule(actors: str) -> None:
+    """Its greedy dispatches are those of the rule that it starts from, to the last figure."""
+    env = FabEnv(plan(), days=2, rule="setup > WSPT")
+    pi = fab_policy.make(env, env.default_params, fab_policy.Config(actors=actors))
+    fab = play(env, pi, pi.init(jax.random.key(1)), 1500)
+    window = figures.Window(jnp.int32(0), env.default_params.horizon)
+    start = sim.start(env.default_params.instance, jax.random.key(0)[None], window)
+    alone = sim.run(env.default_params.instance, rules.parse("setup > WSPT"), start)
+    for x, y in zip(jax.tree.leaves(fab.figures), jax.tree.leaves(alone.figures), strict=True):
+        np.testing.assert_array_equal(x, y[0])
+
+
+@pytest.mark.parametrize("critic", ["central", "independent"])
+def test_shared_weights_fit_other_fabs(critic: str) -> None:
+    """One set of weights serves fabs with more lots and other groups."""
+    config = fab_policy.Config(critic=critic)
+    small, large = FabEnv(plan(5, 2)), FabEnv(plan(9, 3))
+    params = fab_policy.make(small, small.default_params, config).init(jax.random.key(0))
+    pi = fab_policy.make(large, large.default_params, config)
+    seen, _ = large.reset_env(jax.random.key(0), large.default_params)
+    choices, value = pi.outputs(params, seen)
+    assert choices.scores.shape == (9,)
+    assert value.shape == (3,)
+    assert (np.ptp(value) == 0) == (critic == "central")
+
+
+def test_the_order_of_lots_means_nothing() -> None:
+    """Lots in other slots have the scores that they had, and groups their values."""
+    env = FabEnv(plan())
+    pi = fab_policy.make(env, env.default_params)
+    params = pi.init(jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(2), x.shape), params)
+    seen, _ = env.reset_env(jax.random.key(0), env.default_params)
+    order = np.random.default_rng(0).permutation(8)
+    moved = seen.replace(
+        **{k: getattr(seen, k)[order] for k in ("lots", "group", "options", "preferred")}
+    )
+    choices, value = pi.outputs(params, seen)
+    again, others = pi.outputs(params, moved)
+    np.testing.assert_allclose(again.scores, choices.scores[order], atol=1e-5)
+    np.testing.assert_allclose(others, value, atol=1e-5)
+    assert np.ptp(choices.scores) > 0.1
+
+
+def test_bad_settings() -> None:
+    env = FabEnv(plan())
+    with pytest.raises(InputError, match="critic is"):
+        fab_policy.make(env, env.default_params, fab_policy.Config(critic="centre"))
