@@ -251,7 +251,7 @@ def test_one_agent_that_always_acts_is_ppo(objective):
     config = dataclasses.replace(
         SMALL, objective=objective, value_clip_range=0.3, advantage_normalization="batch"
     )
-    many = agents(1, lambda observation: jnp.ones(observation["seen"].shape[:-1] + (1,), bool))
+    many = agents(1, lambda observation: jnp.ones((*observation["seen"].shape[:-1], 1), bool))
 
     def alone(params, observation):
         outputs, value = many.outputs(params, observation)
