@@ -118,7 +118,8 @@ EXPERIMENTS = {
     "dqn_mountaincar": Experiment(
         "dqn",
         "MountainCar-v0",
-        "--total-steps 120000",
+        "--total-steps 120000 --batch-size 128 --buffer-size 20000 --target-period 150 "
+        "--learning-rate 4e-3 --epsilon-end 0.07 --exploration-repeat 2 --normalize-observations",
         -120.0,
         "-100.8 at 120k steps (SB3 zoo, one run); -188.9 at 500k (CleanRL, 3 seeds, training)",
     ),

@@ -67,6 +67,21 @@ def epsilon_greedy(values: jax.Array, epsilon: float | jax.Array) -> Categorical
     return Categorical(jnp.maximum(jnp.log(anyhow + (1.0 - epsilon) * best), least))
 
 
+def greedy_unless(values: jax.Array, place: jax.Array) -> Categorical:
+    """The best of `values` ``[..., n]``, or another action where `place` ``[...]`` says which.
+
+    Actions whose value is the least float are ruled out. Those that are left share [0, 1) equally
+    and in order; `place` falls on one of them, or is negative for the best.
+    """
+    allowed = values > jnp.finfo(values.dtype).min
+    count = jnp.sum(allowed, axis=-1)
+    rank = jnp.minimum(jnp.floor(place * count), count - 1.0)
+    planned = jnp.argmax(jnp.cumsum(allowed, axis=-1) > rank[..., None], axis=-1)
+    chosen = jnp.where(place >= 0, planned, jnp.argmax(values, axis=-1))
+    one_hot = jax.nn.one_hot(chosen, values.shape[-1])
+    return Categorical(jnp.where(one_hot > 0, 0.0, jnp.finfo(values.dtype).min))
+
+
 class MultiCategorical(NamedTuple):
     """Independent categoricals; raw actions are ``[..., k]``."""
 

@@ -11,7 +11,7 @@ import optax
 
 from rlax_lab import losses, metrics, model, networks, optimizers, replay, vector
 from rlax_lab.config import check, configuration, setting
-from rlax_lab.distributions import epsilon_greedy
+from rlax_lab.distributions import epsilon_greedy, greedy_unless
 from rlax_lab.errors import InputError
 from rlax_lab.model import Params
 from rlax_lab.policy import Policy
@@ -77,6 +77,12 @@ class Config(model.ModelConfig):
     epsilon_fraction: float = setting(
         0.2, "part of the run over which epsilon goes from start to end", above=0, high=1
     )
+    exploration_repeat: float | None = setting(
+        None,
+        "exploring actions are repeated n times with probability in proportion to n to the power "
+        "of minus this (Dabney, Ostrovski and Barreto 2021: 2), none for once",
+        above=1,
+    )
     loss: str = setting(
         "squared",
         "of the TD error, or linear beyond 1 (paper, with rewards of +-1; where values are large, "
@@ -139,6 +145,7 @@ class State(NamedTuple):
         if n is 1.
       buffer: the transitions to learn from.
       priorities: the tree over them, and the largest priority ever; None without.
+      exploring: the exploring actions under way; None if they are not repeated.
       gradient_steps: how many were taken (wraps around at 2^32).
       key, steps: as in every learner.
     """
@@ -150,6 +157,7 @@ class State(NamedTuple):
     recent: "Steps | None"
     buffer: replay.Buffer
     priorities: "Priorities | None"
+    exploring: "Exploring | None"
     gradient_steps: jax.Array
     key: jax.Array
     steps: Counter
@@ -190,6 +198,18 @@ class Priorities(NamedTuple):
 
     tree: replay.SumTree
     largest: jax.Array
+
+
+class Exploring(NamedTuple):
+    """Exploring actions under way, of each environment ``[N]``.
+
+    Attributes:
+      left: how many more times they are taken; 0 where there is none.
+      place: which, as a place in [0, 1) among the actions that are allowed.
+    """
+
+    left: jax.Array
+    place: jax.Array
 
 
 class Learning(NamedTuple):
@@ -251,8 +271,10 @@ def make(
         return action_values, jnp.max(action_values, axis=-1)
 
     def policy(epsilon: float | jax.Array) -> Policy:
-        def distribution(action_values: jax.Array) -> Any:
-            return epsilon_greedy(action_values, epsilon)
+        def distribution(outputs: Any) -> Any:
+            if isinstance(outputs, tuple):
+                return greedy_unless(*outputs)
+            return epsilon_greedy(outputs, epsilon)
 
         def act(params: Params, observation: PyTree, key: jax.Array | None = None) -> jax.Array:
             pi = distribution(q(params, observation)[0])
@@ -268,10 +290,11 @@ def make(
 
     def init(key: jax.Array) -> State:
         key, env_key, network_key, act_key = jax.random.split(key, 4)
+        exploring, plan = explore(_exploring(config), act_key, 1.0, initial_rows)
         params = net.init(network_key)
         envs = vector.reset(env, env_params, env_key, num_envs)
         envs, trajectory = rollout(
-            policy(1.0), params, env, env_params, envs, act_key, initial_rows
+            policy(1.0), params, env, env_params, envs, act_key, initial_rows, plan
         )
         steps = _steps(trajectory)
         found = transitions(steps)
@@ -286,6 +309,7 @@ def make(
             priorities=Priorities(replay.SumTree.empty(config.buffer_size), jnp.float32(1.0))
             if config.prioritized
             else None,
+            exploring=exploring,
             gradient_steps=jnp.uint32(0),
             key=key,
             steps=Counter.zero().add(initial_steps),
@@ -295,14 +319,17 @@ def make(
 
     def update(state: State) -> tuple[State, metrics.Metrics]:
         key, act_key, learn_key = jax.random.split(state.key, 3)
+        now = epsilon(state.steps)
+        exploring, plan = explore(state.exploring, act_key, now, config.num_steps)
         envs, trajectory = rollout(
-            policy(epsilon(state.steps)),
+            policy(now),
             state.params,
             env,
             env_params,
             state.env,
             act_key,
             config.num_steps,
+            plan,
         )
         steps = _steps(trajectory)
         if state.recent is not None:
@@ -318,6 +345,7 @@ def make(
             recent=_last(steps, config.n_step - 1),
             buffer=buffer,
             priorities=learning.priorities,
+            exploring=exploring,
             gradient_steps=learning.gradient_steps,
             key=key,
             steps=state.steps.add(per_update),
@@ -329,6 +357,28 @@ def make(
         if config.epsilon_schedule == "linear":
             return config.epsilon_start + progress * (config.epsilon_end - config.epsilon_start)
         return config.epsilon_start * (config.epsilon_end / config.epsilon_start) ** progress
+
+    def explore(
+        exploring: Exploring | None, key: jax.Array, epsilon: float | jax.Array, rows: int
+    ) -> tuple[Exploring | None, jax.Array | None]:
+        """Where exploring actions are repeated: which are taken when, ``[rows, N]``.
+
+        Entries are places of actions as in `Exploring`, or -1 for the greedy action.
+        """
+        if exploring is None or config.exploration_repeat is None:
+            return None, None
+        # No longer than in the paper.
+        lengths = jnp.arange(1.0, 10_001.0) ** -config.exploration_repeat
+        up_to = jnp.cumsum(lengths) / jnp.sum(lengths)
+
+        def step(exploring: Exploring, key: jax.Array) -> tuple[Exploring, jax.Array]:
+            start, length, place = jax.random.uniform(key, (3, num_envs))
+            starts = (exploring.left == 0) & (start < epsilon)
+            left = jnp.where(starts, 1 + jnp.searchsorted(up_to, length), exploring.left)
+            place = jnp.where(starts, place, exploring.place)
+            return Exploring(jnp.maximum(left - 1, 0), place), jnp.where(left > 0, place, -1.0)
+
+        return jax.lax.scan(step, exploring, jax.random.split(jax.random.fold_in(key, 0), rows))
 
     def transitions(steps: Steps) -> Transition:
         """The n-step transitions in T rows of steps, ``[(T - n + 1) N, ...]``."""
@@ -463,6 +513,13 @@ def _model(
         "a value per action" if num_atoms is None else "a distribution per action",
         num_actions,
     )
+
+
+def _exploring(config: Config) -> Exploring | None:
+    """No exploring action under way."""
+    if config.exploration_repeat is None:
+        return None
+    return Exploring(jnp.zeros(config.num_envs, jnp.int32), jnp.zeros(config.num_envs))
 
 
 def _num_actions(space: Any) -> int:

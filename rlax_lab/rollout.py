@@ -38,18 +38,25 @@ def rollout(
     state: vector.EnvState,
     key: jax.Array,
     num_steps: int,
+    plan: jax.Array | None = None,
 ) -> tuple[vector.EnvState, Trajectory]:
-    """Takes `num_steps` steps in every environment of `state` with actions drawn from `policy`."""
+    """Takes `num_steps` steps in every environment of `state` with actions drawn from `policy`.
 
-    def one_step(state: vector.EnvState, key: jax.Array) -> tuple[vector.EnvState, Trajectory]:
+    With a `plan` ``[num_steps, N]``, its distribution also depends on that.
+    """
+
+    def one_step(
+        state: vector.EnvState, x: tuple[jax.Array, jax.Array | None]
+    ) -> tuple[vector.EnvState, Trajectory]:
+        key, planned = x
         act_key, step_key = jax.random.split(key)
         outputs, _ = policy.outputs(params, state.observation)
-        pi = policy.distribution(outputs)
+        pi = policy.distribution(outputs if planned is None else (outputs, planned))
         action = pi.sample(act_key)
         next_state, step = vector.step(env, env_params, state, policy.to_action(action), step_key)
         return next_state, Trajectory(state.observation, action, pi.log_prob(action), outputs, step)
 
-    return jax.lax.scan(one_step, state, jax.random.split(key, num_steps))
+    return jax.lax.scan(one_step, state, (jax.random.split(key, num_steps), plan))
 
 
 def successor_values(

@@ -19,6 +19,7 @@ from rlax_lab.distributions import (
     TanhGaussian,
     action_head,
     epsilon_greedy,
+    greedy_unless,
 )
 from rlax_lab.errors import InputError
 from tests import reference
@@ -179,6 +180,20 @@ def test_epsilon_greedy_by_hand():
     ]:
         ours = epsilon_greedy_summary(values, epsilon)[0]
         np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+def test_greedy_unless_by_hand():
+    """The best action, or of those allowed the one whose equal share of [0, 1) holds the place."""
+    values = jnp.float32([[1, 3, 3, 2], [9, LEAST, LEAST, 7], [LEAST, LEAST, -1, LEAST]])
+    for place, expected in [
+        (-1.0, [1, 0, 2]),
+        (0.0, [0, 0, 2]),
+        (0.49, [1, 0, 2]),
+        (0.51, [2, 3, 2]),
+        (1 - 2**-24, [3, 3, 2]),
+    ]:
+        p = greedy_unless(values, jnp.full(3, place))
+        assert p.mode().tolist() == p.sample(KEY).tolist() == expected
 
 
 @pytest.mark.filterwarnings("ignore:Rlax .* will be deprecated:PendingDeprecationWarning")

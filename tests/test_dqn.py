@@ -496,3 +496,68 @@ def test_epsilon_schedules(schedule):
     )
     assert greedy == 0
     check(drawn, 0.05)
+
+
+class ManyActions(probes.ConstantReward):
+    """So many that two exploring actions in a row are hardly ever the same."""
+
+    def action_space(self, params=None):
+        return spaces.Discrete(1000)
+
+
+def test_exploring_actions_are_repeated():
+    """Their lengths are zeta-distributed, also across updates, and epsilon says how often one
+    starts."""
+    epsilon, exponent, best = 0.3, 2.0, 7
+    config = dataclasses.replace(
+        QUIET,
+        num_envs=64,
+        num_steps=8,
+        buffer_size=64 * 400,
+        learning_starts=64 * 400,
+        learning_rate=1e-9,
+        epsilon_start=epsilon,
+        epsilon_end=epsilon,
+        exploration_repeat=exponent,
+    )
+    learner = dqn.make(ManyActions(), config, network=lambda n: Fixed(n, best))
+    state = jax.jit(learner.init)(KEY)
+    random = np.asarray(state.buffer.items.action).reshape(400, 64)
+    state, _ = jax.jit(lambda s: jax.lax.scan(lambda s, _: learner.update(s), s, length=50))(state)
+    both = np.asarray(state.buffer.items.action).reshape(400, 64)
+    for actions, share in ((random, 1.0), (both, epsilon)):
+        lengths, greedy = [], 0
+        # What is under way at both ends is not known in full.
+        for column in actions.T:
+            cuts = np.flatnonzero(np.diff(column)) + 1
+            for run in np.split(column, cuts)[1:-1]:
+                if run[0] == best:
+                    greedy += len(run)
+                else:
+                    lengths.append(len(run))
+        if share < 1:
+            assert stats.binomtest(len(lengths), len(lengths) + greedy, share).pvalue > ALPHA
+        else:  # one in a thousand happens to be the best
+            assert greedy < 0.02 * len(lengths)
+        counts = np.bincount(np.minimum(lengths, 12), minlength=13)[1:]
+
+        def p_value(exponent, counts=counts):
+            p = np.arange(1.0, 10_001.0) ** -exponent
+            p = np.append(p[:11], p[11:].sum()) / p.sum()
+            return stats.chisquare(counts, counts.sum() * p).pvalue
+
+        assert p_value(exponent) > ALPHA
+        assert p_value(exponent + 0.4) < ALPHA > p_value(exponent - 0.3)
+
+
+class Fixed(nn.Module):
+    """Values that make one action the best."""
+
+    num_actions: int
+    best: int
+
+    @nn.compact
+    def __call__(self, observation):
+        one_hot = jax.nn.one_hot(self.best, self.num_actions)
+        values = self.param("values", lambda _: one_hot)
+        return jnp.broadcast_to(values, (len(jax.tree.leaves(observation)[0]), self.num_actions))

