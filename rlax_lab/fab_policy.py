@@ -111,14 +111,17 @@ class Network(nn.Module):
         lots = jnp.concatenate([seen.lots, relative, beside], axis=-1)
         scores = self._perceptron("actor", 1, 0.01, lots, seen.group)[..., 0]
         scores = scores + self.prior * seen.preferred
+        over = seen.over[:, None]
         if self.critic == "independent":
+            over = jnp.broadcast_to(over[:, None], (batch, self.groups, 1))
+            own = jnp.concatenate([own, over], axis=-1)
             value = self._perceptron("critic", 1, 1.0, own)[..., 0]
         else:
             # Sums over lots and groups stand for all that is in the fab.
             here = (seen.group < self.groups).astype(jnp.float32)[..., None]
             each = self._perceptron("lots", self.hidden, 1.0, seen.lots) * here
             everyone = self._perceptron("groups", self.hidden, 1.0, own)
-            pooled = [each.mean(1), everyone.mean(1), everyone.max(1), seen.fab]
+            pooled = [each.mean(1), everyone.mean(1), everyone.max(1), seen.fab, over]
             value = self._perceptron("critic", 1, 1.0, jnp.concatenate(pooled, axis=-1))
             value = jnp.broadcast_to(value, (batch, self.groups))
         return scores, value

@@ -65,6 +65,29 @@ def test_an_untrained_policy_is_its_rule(actors: str) -> None:
         np.testing.assert_array_equal(x, y[0])
 
 
+@pytest.mark.parametrize("one_at_a_time", [False, True])
+def test_agents_as_a_rule_dispatch_as_in_the_environment(one_at_a_time: bool) -> None:
+    """What `simulate.run` makes of an odd policy is what stepping the environment makes of it."""
+    env = FabEnv(plan(), days=2, rule="SPT", one_at_a_time=one_at_a_time)
+    params = env.default_params
+    pi = fab_policy.make(env, params)
+    weights = pi.init(jax.random.key(1))
+    weights = jax.tree.map(
+        lambda x: x + 0.5 * jax.random.normal(jax.random.key(2), x.shape), weights
+    )
+    fab = play(env, pi, weights, 2500)
+    window = figures.Window(jnp.int32(0), params.horizon)
+    start = sim.start(params.instance, jax.random.key(0)[None], window)
+    rule = env.deciding(params, lambda seen: pi.act(weights, seen))
+    alone = jax.jit(lambda start: sim.run(params.instance, rule, start))(start)
+    for x, y in zip(jax.tree.leaves(fab.figures), jax.tree.leaves(alone.figures), strict=True):
+        np.testing.assert_array_equal(x, y[0])
+    spt = jax.jit(lambda start: sim.run(params.instance, rules.parse("SPT"), start))(start)
+    assert (
+        np.asarray(spt.figures.cycle_time.low) != np.asarray(alone.figures.cycle_time.low)
+    ).any()
+
+
 @pytest.mark.parametrize("critic", ["central", "independent"])
 def test_shared_weights_fit_other_fabs(critic: str) -> None:
     """One set of weights serves fabs with more lots and other groups."""

@@ -6,6 +6,7 @@ without a choice are made on the way and need no network. Time between steps var
 integrals over it, and ``info["time_discount"]`` is for the time that passed.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,9 +23,9 @@ from .queue import Queue
 from .rules import Rule
 
 OBJECTIVES = ("cycle_time", "tardiness", "throughput", "energy", "utilisation")
-LOT_FEATURES = 12
+LOT_FEATURES = 14
 GROUP_FEATURES = 9
-FAB_FEATURES = 7
+FAB_FEATURES = 6
 
 
 @struct.dataclass
@@ -32,15 +33,16 @@ class Observation:
     """What the agents see. All features lie in [-5, 5].
 
     Attributes:
-      lots: ``[N, 12]`` float32: a lot that can be chosen now; processing time; time waited; slack;
+      lots: ``[N, 14]`` float32: a lot that can be chosen now; processing time; time waited; slack;
         share of work left; weight; setup; fullness of its batch; load of the group it goes to
         next; whether it is overdue; time in the fab; a lot of urgency (slack below zero) or
-        tripled weight.
+        tripled weight; weight that fades with slack; the same of its whole batch.
       groups: ``[G, 9]`` float32: whether the group chooses now; lots and work waiting; parts of
         its tools that are free and in a setup state that some waiting lot needs; work on the way;
         urgent lots on the way; time to the next maintenance; time to the next shift.
-      fab: ``[7]`` float32: time of day and phase of the shift calendar as sine and cosine; lots in
-        the fab; part of them overdue; part of the episode that is over.
+      fab: ``[6]`` float32: time of day and phase of the shift calendar as sine and cosine; lots in
+        the fab; part of them overdue.
+      over: float32, the part of the episode that is over: of use to a critic, not to an actor.
       group: ``[N]`` int32, the group that each lot is at; G where it is leaving.
       options: ``[N]`` bool, the lots that their groups can choose.
       preferred: ``[N]`` bool, those that the environment's rule would choose.
@@ -50,6 +52,7 @@ class Observation:
     lots: jax.Array
     groups: jax.Array
     fab: jax.Array
+    over: jax.Array
     group: jax.Array
     options: jax.Array
     preferred: jax.Array
@@ -152,7 +155,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
         window = Window(jnp.int32(0), params.horizon)
         fab = dynamics.init(params.instance, key, window, self.may_wait)
         fab, times, active = self._advance(params, fab)
-        totals = _totals(params.instance, fab, _tick(params.instance, fab, times))
+        totals = _totals(params.instance, fab, _tick(params, fab.lots, times))
         state = EnvState(fab, times, active, totals, jnp.int32(0))
         return self.observe(key, state, None, params), state
 
@@ -162,10 +165,10 @@ class FabEnv(Environment[EnvState, EnvParams]):
         instance = params.instance
         chosen = jnp.stack(action) if isinstance(action, tuple) else jnp.asarray(action)
         queue = _queue(instance, state.fab, state.times, state.active)
-        leader, keys = self._leader(queue, chosen)
+        leader, keys = _follow(self.rule, queue, chosen, self.may_wait)
         fab, _ = dynamics.dispatch(instance, state.fab, queue, leader, keys)
         fab, times, active = self._advance(params, fab)
-        totals = _totals(instance, fab, _tick(instance, fab, times))
+        totals = _totals(instance, fab, _tick(params, fab.lots, times))
         parts = _objectives(params, state.totals, totals)
         elapsed = (totals.tick - state.totals.tick).astype(jnp.float32)
         state = EnvState(fab, times, active, totals, state.time + 1)
@@ -189,7 +192,8 @@ class FabEnv(Environment[EnvState, EnvParams]):
     def observe(
         self, key: jax.Array, state: EnvState, action: Any, params: EnvParams
     ) -> Observation:
-        return observe(params, state, self.rule)
+        queue = _queue(params.instance, state.fab, state.times, state.active)
+        return observe(params, queue, self.rule)
 
     def action_space(self, params: EnvParams) -> spaces.Tuple:
         lots = params.instance.slots + int(self.may_wait)
@@ -202,6 +206,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
                 "lots": spaces.Box(-5.0, 5.0, (lots, LOT_FEATURES)),
                 "groups": spaces.Box(-5.0, 5.0, (groups, GROUP_FEATURES)),
                 "fab": spaces.Box(-5.0, 5.0, (FAB_FEATURES,)),
+                "over": spaces.Box(0.0, 1.0, ()),
                 "group": spaces.Box(0, groups, (lots,), jnp.int32),
                 "options": spaces.Box(0, 1, (lots,), bool),
                 "preferred": spaces.Box(0, 1, (lots,), bool),
@@ -209,20 +214,19 @@ class FabEnv(Environment[EnvState, EnvParams]):
             }
         )
 
+    def deciding(self, params: EnvParams, act: Callable[[Observation], Any]) -> Rule:
+        """Agents as a rule, for `simulate.run`: they choose there what they would choose here.
+
+        Args:
+          params: the fab, and the scales of what is seen.
+          act: ``observation -> [G]`` int32, the agents' choices.
+        """
+        return _Deciding(params, act, self.rule, self.may_wait, self.one_at_a_time)
+
     def options(self, state: EnvState, params: EnvParams) -> jax.Array:
         """``[N]`` bool: the lots that their groups can start now."""
         queue = _queue(params.instance, state.fab, state.times, state.active)
         return self.rule.startable(queue)
-
-    def _leader(self, queue: Queue, chosen: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """The lots that groups start: those chosen where they can be, or the rule's; its keys."""
-        slots = queue.instance.slots
-        row = jnp.clip(chosen, 0, slots - 1)
-        mine = queue.lots.group[row] == jnp.arange(queue.instance.num_groups)
-        valid = (chosen >= 0) & (chosen < slots) & mine & self.rule.startable(queue)[row]
-        first, keys = self.rule(queue)
-        waits = (chosen == slots) & self.may_wait
-        return jnp.where(valid, row, jnp.where(waits, slots, first)), keys
 
     def _advance(
         self, params: EnvParams, fab: dynamics.State
@@ -240,7 +244,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
             options = self.rule.startable(queue)
             ways = queue.total(options.astype(jnp.int32)) + int(self.may_wait)
             choice = (options & (ways > 1)).any()
-            return ~choice & (_tick(instance, fab, times) < params.horizon)
+            return ~choice & (_tick(params, fab.lots, times) < params.horizon)
 
         def move(
             carry: tuple[dynamics.State, jax.Array, jax.Array],
@@ -291,15 +295,48 @@ def make_params(plan: Any, days: float = 10.0) -> EnvParams:
     )
 
 
+class _Deciding(Rule):
+    """What `FabEnv.deciding` gives."""
+
+    def __init__(
+        self,
+        params: EnvParams,
+        act: Callable[[Observation], Any],
+        rule: Rule,
+        may_wait: bool,
+        one_at_a_time: bool,
+    ) -> None:
+        super().__init__(*rule.keys, batching=rule.batching)
+        self.params, self.act, self.rule, self.may_wait = params, act, rule, may_wait
+        self.looks_elsewhere = one_at_a_time
+
+    def __call__(self, queue: Queue) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        chosen = self.act(observe(self.params, queue, self.rule))
+        return _follow(self.rule, queue, jnp.asarray(chosen), self.may_wait)
+
+
+def _follow(
+    rule: Rule, queue: Queue, chosen: jax.Array, may_wait: bool
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """The lots that groups start: those chosen where they can be, or the rule's; its keys."""
+    slots = queue.instance.slots
+    row = jnp.clip(chosen, 0, slots - 1)
+    mine = queue.lots.group[row] == jnp.arange(queue.instance.num_groups)
+    valid = (chosen >= 0) & (chosen < slots) & mine & rule.startable(queue)[row]
+    first, keys = rule(queue)
+    waits = (chosen == slots) & may_wait
+    return jnp.where(valid, row, jnp.where(waits, slots, first)), keys
+
+
 def _queue(instance: Instance, fab: dynamics.State, times: jax.Array, active: jax.Array) -> Queue:
     return Queue(instance, fab.lots, fab.tools, times, active, alone=True)
 
 
-def _tick(instance: Instance, fab: dynamics.State, times: jax.Array) -> jax.Array:
+def _tick(params: EnvParams, lots: dynamics.Lots, times: jax.Array) -> jax.Array:
     """The tick up to which nothing can change any more, at most the horizon's."""
-    leaving = fab.lots.group == instance.num_groups
-    exits = jnp.where(leaving, fab.lots.ready, NEVER).min()
-    return jnp.minimum(jnp.minimum(times.min(), exits), fab.window.end)
+    leaving = lots.group == params.instance.num_groups
+    exits = jnp.where(leaving, lots.ready, NEVER).min()
+    return jnp.minimum(jnp.minimum(times.min(), exits), params.horizon)
 
 
 def _totals(instance: Instance, fab: dynamics.State, tick: jax.Array) -> Totals:
@@ -352,12 +389,11 @@ def _objectives(params: EnvParams, before: Totals, after: Totals) -> jax.Array:
     return gains / params.scale
 
 
-def observe(params: EnvParams, state: EnvState, rule: Rule) -> Observation:
-    """What the agents see of a state, and what a rule would do there."""
-    instance, fab = params.instance, state.fab
-    lots, groups = fab.lots, instance.num_groups
-    queue = _queue(instance, fab, state.times, state.active)
-    tick = state.totals.tick
+def observe(params: EnvParams, queue: Queue, rule: Rule) -> Observation:
+    """What the agents see, and what a rule would do there."""
+    instance, lots, tools_now = params.instance, queue.lots, queue.tools
+    groups = instance.num_groups
+    tick = _tick(params, lots, queue.times)
     here = lots.group < groups
     now = jnp.where(here, jnp.where(queue.now < NEVER, jnp.maximum(queue.now, tick), tick), tick)
     options = rule.startable(queue)
@@ -378,6 +414,8 @@ def observe(params: EnvParams, state: EnvState, rule: Rule) -> Observation:
     load = ratio(by_group(waits * work), tools * scale)
     following = instance.group[jnp.where(queue.left > 1, lots.op + 1, lots.op)]
     ahead = jnp.where(queue.left > 1, load[following], 0.0)
+    fading = jnp.where(inside, queue.weight * jnp.exp(-2 * jnp.maximum(slack, 0)), 0.0)
+    fading = fading / (3 * params.reference[1])
     overdue = inside & (lots.due < now)
     urgent = inside & ((slack < 0) | (lots.weight > 3 * params.reference[1]))
     columns = [
@@ -393,23 +431,25 @@ def observe(params: EnvParams, state: EnvState, rule: Rule) -> Observation:
         overdue,
         jnp.log1p(ratio(jnp.maximum(now - lots.release, 0), scale)) / 2,
         urgent,
+        fading,
+        queue.of_batch(jnp.where(options, fading, 0.0)),
     ]
     seen = jnp.stack([c.astype(jnp.float32) for c in columns], -1)
     seen = jnp.where(inside[:, None], jnp.clip(jnp.nan_to_num(seen), -5, 5), 0.0)
-    at = jnp.maximum(jnp.minimum(state.times, params.horizon), tick)
-    free = instance.tools & (fab.tools.free <= at[:, None])
+    at = jnp.maximum(jnp.minimum(queue.times, params.horizon), tick)
+    free = instance.tools & (tools_now.free <= at[:, None])
     ready_setup = jnp.zeros(groups, jnp.float32)
     if instance.setups is not None:
         ready_setup = by_group(options & (queue.setup == 0)) / jnp.maximum(by_group(options), 1)
     service = jnp.full(groups, 5.0)
     if instance.maintenance is not None:
-        due = jnp.where(instance.tools, fab.tools.service_at, NEVER).min(1)
+        due = jnp.where(instance.tools, tools_now.service_at, NEVER).min(1)
         service = jnp.log1p(ratio(jnp.maximum(due - at, 0), scale))
     shift = jnp.zeros(groups)
     if instance.shifts is not None:
         shift = ratio(dynamics.on_shift(instance, at) - at, params.day)
     group_columns = [
-        state.active,
+        queue.active,
         jnp.log1p(by_group(waits)),
         jnp.log1p(load),
         ratio(free.sum(1), tools),
@@ -433,17 +473,17 @@ def observe(params: EnvParams, state: EnvState, rule: Rule) -> Observation:
             jnp.cos(calendar),
             jnp.log1p(ratio(count, params.reference[0])),
             ratio(overdue.sum(), jnp.maximum(count, 1)),
-            ratio(tick, params.horizon),
         ]
     )
     return Observation(
         lots=seen,
         groups=jnp.clip(seen_groups, -5, 5),
         fab=jnp.clip(seen_fab, -5, 5),
+        over=ratio(tick, params.horizon),
         group=lots.group,
         options=options,
         preferred=options & (queue.of_group(leader, -1) == jnp.arange(lots.op.shape[0])),
-        active=state.active,
+        active=queue.active,
     )
 
 
@@ -467,7 +507,7 @@ class FlatFabEnv(FabEnv):
         return super().step_env(key, state, everyone, params)
 
     def observe(self, key: jax.Array, state: EnvState, action: Any, params: EnvParams) -> Any:
-        seen = observe(params, state, self.rule)
+        seen = super().observe(key, state, action, params)
         return jnp.concatenate([seen.lots.ravel(), seen.groups.ravel(), seen.fab])
 
     def action_space(self, params: EnvParams) -> Any:

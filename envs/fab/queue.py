@@ -198,6 +198,16 @@ class Queue:
         full = jnp.minimum(self.batchable.astype(jnp.float32) / maximum, 1.0)
         return jnp.where(self.family == 0, 1.0, full)
 
+    def of_batch(self, values: jax.Array) -> jax.Array:
+        """``[N]`` float32: the sum of `values` ``[N]`` over the waiting lots of the batch family,
+        over the largest batch; of a lot that goes alone its own."""
+        batches = self.instance.batches
+        if batches is None:
+            return values
+        maximum = batches.maximum[self.lots.op].astype(jnp.float32)
+        sums = jnp.zeros(batches.families).at[self.family].add(jnp.where(self.waiting, values, 0))
+        return jnp.where(self.family > 0, sums[self.family] / maximum, values)
+
     @cached_property
     def next_queue(self) -> jax.Array:
         """Mean work that waits where the lot goes next; 0 where it leaves.
