@@ -36,7 +36,7 @@ def setting(
       text: what it is, its unit, and where the default comes from; shown by ``--help``.
       low, high: inclusive bounds.
       above: an exclusive lower bound.
-      choices: the allowed names of a text field.
+      choices: the allowed names of a text field; any text where there are none.
     """
     metadata = {"text": text, "low": low, "high": high, "above": above, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
@@ -79,6 +79,9 @@ def _check_field(field: dataclasses.Field[Any], allowed: tuple[Any, ...], value:
     if bool in allowed:
         if not isinstance(value, bool):
             raise InputError(f"{name} is {value!r}, but must be true or false.")
+    elif str in allowed and not bounds["choices"]:
+        if not isinstance(value, str):
+            raise InputError(f"{name} is {value!r}, but must be a text.")
     elif str in allowed:
         if value not in bounds["choices"]:
             names = ", ".join(bounds["choices"])

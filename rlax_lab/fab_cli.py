@@ -31,6 +31,7 @@ COMMANDS = {
     "rules": "list the dispatching rules",
     "run": "simulate a fab under a rule",
     "compare": "simulate a fab under several rules and the same random numbers",
+    "train": "train a dispatching policy by multi-agent PPO",
 }
 INSTANCE = "a ready-made fab, a .toml or .json file, fab4r:FILE, or job-shop:NAME or FILE"
 # Rows of trace.csv that are written without being asked for.
@@ -78,6 +79,10 @@ def command(words: list[str]) -> int:
     if name not in COMMANDS:
         hint = nearest(name, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}."
         raise InputError(f"there is no command 'fab {name}'{hint}")
+    if name == "train":
+        from rlax_lab import fab_train
+
+        return fab_train.command(words[1:])
     run = {"list": _list, "describe": _describe, "rules": _rules, "run": _run, "compare": _compare}
     run[name](words[1:])
     return 0
@@ -207,14 +212,17 @@ def _compare(words: list[str]) -> None:
     parser.add_argument(
         "--rules", required=True, help="rules with commas between; the first is the base line"
     )
+    parser.add_argument(
+        "--policy", type=Path, action="append", default=[], help="the folder of a `fab train` run"
+    )
     parsed, settings = _simulation(parser, words)
     rules = split_rules(parsed.rules)
-    if len(rules) < 2:
+    if len(rules) + len(parsed.policy) < 2:
         raise InputError(f"--rules is {parsed.rules!r}, but comparing needs at least two rules.")
     for rule in rules:
         if rules.count(rule) > 1:
             raise InputError(f"--rules has the rule '{rule}' twice.")
-    _conduct("compare", words, parsed.instance, rules, settings, parsed.out)
+    _conduct("compare", words, parsed.instance, rules, settings, parsed.out, parsed.policy)
 
 
 @configs.configuration
@@ -296,6 +304,7 @@ def _conduct(
     rules: list[str],
     settings: Simulation,
     out: Path | None,
+    policies: Sequence[Path] = (),
 ) -> None:
     cli.use_all_cores()
     plan = _load(instance, settings.fab_seed)
@@ -312,6 +321,12 @@ def _conduct(
     folder = out or Path("runs") / f"fab_{safe}_{time.strftime('%Y%m%d-%H%M%S')}"
     _check_folder(folder)
     cli._use_compilation_cache()
+    deciders: dict[str, Any] = {}
+    if policies:
+        from rlax_lab import fab_train
+
+        deciders = {f"policy {path.name}": fab_train.decider(path, plan) for path in policies}
+        rules = [*rules, *deciders]
     console = Console(highlight=False, soft_wrap=True)
     with _made(folder):
         _announce(console, plan, rules, settings, days, warmup)
@@ -327,6 +342,7 @@ def _conduct(
                         warmup,
                         settings.seed,
                         progress.report,
+                        deciders.get(rule),
                     )
                 )
             progress.close(results[-1])

@@ -53,7 +53,8 @@ def make(env: Environment, env_params: Any, config: Config | None = None) -> Pol
     check(config)
     groups = len(jax.tree.leaves(env.action_space(env_params).spaces))
     lots = int(env.observation_space(env_params).spaces["group"].shape[0])
-    network = Network(**dataclasses.asdict(config), groups=groups)
+    fields = [field.name for field in dataclasses.fields(Config)]
+    network = Network(**{name: getattr(config, name) for name in fields}, groups=groups)
 
     def init(key: jax.Array) -> Params:
         shapes = jax.eval_shape(env.reset_env, key, env_params)[0]

@@ -138,6 +138,7 @@ def simulate(
     warmup: float,
     seed: int,
     report: Callable[[Standing], None] = lambda _: None,
+    decider: Any = None,
 ) -> Result:
     """Runs a fab under a rule.
 
@@ -150,6 +151,7 @@ def simulate(
       seed: of the replications; equal seeds give equal arrivals, durations and failures, whatever
         the rule.
       report: called between chunks.
+      decider: a `Rule` that `rules.parse` does not know by that name, as a trained policy.
 
     Raises:
       InputError: the fab has too few slots, or lots that never leave.
@@ -158,7 +160,7 @@ def simulate(
     longest = ours("fab.instance").LONGEST_RUN
     start = np.full(replications, round(warmup * day), np.int32)
     end = np.full(replications, longest if days is None else round(days * day), np.int32)
-    parsed = ours("fab.rules").parse(rule)
+    parsed = ours("fab.rules").parse(rule) if decider is None else decider
     found = _Simulation(plan, parsed, rule, seed, start, end, days is None).run(report)
     if days is None:
         # The clock stops when the last lot leaves. What no lot waits for may go down after that,

@@ -19,8 +19,8 @@ from rlax_lab.types import Counter, Environment, Learner, PyTree
 
 
 @configuration
-class Config(policy.PolicyConfig):
-    """Configuration of PPO; the defaults solve CartPole-v1."""
+class Hyperparameters:
+    """Of PPO, whatever the policy; the defaults solve CartPole-v1."""
 
     total_steps: int = setting(
         500_000, "environment steps per seed, rounded up to whole updates", low=1
@@ -69,6 +69,11 @@ class Config(policy.PolicyConfig):
     )
 
 
+@configuration
+class Config(policy.PolicyConfig, Hyperparameters):
+    """Configuration of PPO."""
+
+
 class State(NamedTuple):
     """Everything that a run is; to save it is to be able to resume exactly."""
 
@@ -97,7 +102,7 @@ class Batch(NamedTuple):
 
 def make(
     env: Environment,
-    config: Config | None = None,
+    config: Any = None,
     env_params: Any = None,
     network: Callable[[int], nn.Module] | None = None,
     pi: policy.Policy | None = None,
@@ -109,7 +114,8 @@ def make(
 
     Args:
       env: any environment in gymnax's interface.
-      config: hyperparameters; its float fields may be traced, so that ``vmap`` sweeps them.
+      config: a `Config`, or with `pi` any other `Hyperparameters` that say `scale_rewards`; its
+        float fields may be traced, so that ``vmap`` sweeps them.
       env_params: the environment's parameters, by default its own.
       network: a user's own network, see `policy.make`.
       pi: a whole policy in place of the one that `policy.make` gives, as of several agents.
@@ -283,7 +289,7 @@ def make(
     return Learner(init, update, pi.act, pi.value, batch_size, total_steps)
 
 
-def check_config(config: Config) -> None:
+def check_config(config: Hyperparameters) -> None:
     """Raises InputError, in one sentence, on a configuration that cannot work."""
     check(config)
     batch_size = config.num_envs * config.num_steps

@@ -162,6 +162,10 @@ def test_rewards_are_the_integrals(one_at_a_time: bool) -> None:
     hours = plan.seconds / 3600
     assert total[3] == pytest.approx(-energy / hours / power / scale, rel=1e-4)
     assert rewards == pytest.approx(float(params.weights @ total), rel=1e-4)
+    whole = [
+        env.episode_return(params, f) for f in (state.fab, jax.tree.map(lambda x: x[0], alone))
+    ]
+    assert whole == pytest.approx([rewards, rewards], rel=1e-4)
 
 
 def test_choices_are_obeyed() -> None:

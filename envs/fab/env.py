@@ -17,7 +17,7 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
 from . import dynamics, library, rules
-from .figures import Window
+from .figures import Figures, Window
 from .instance import NEVER, Conwip, Instance, Renewal
 from .queue import Queue
 from .rules import Rule
@@ -169,7 +169,8 @@ class FabEnv(Environment[EnvState, EnvParams]):
         fab, _ = dynamics.dispatch(instance, state.fab, queue, leader, keys)
         fab, times, active = self._advance(params, fab)
         totals = _totals(instance, fab, _tick(params, fab.lots, times))
-        parts = _objectives(params, state.totals, totals)
+        gains = jax.tree.map(lambda x, y: y - x, state.totals, totals)
+        parts = _objectives(params, _as_floats(gains))
         elapsed = (totals.tick - state.totals.tick).astype(jnp.float32)
         state = EnvState(fab, times, active, totals, state.time + 1)
         info = {
@@ -358,13 +359,21 @@ def _totals(instance: Instance, fab: dynamics.State, tick: jax.Array) -> Totals:
     )
 
 
-def _objectives(params: EnvParams, before: Totals, after: Totals) -> jax.Array:
+def _as_floats(totals: Totals) -> Totals:
+    """Sums, or differences of them, that fit into 31 bits."""
+    return jax.tree.map(lambda x: x.astype(jnp.int32).astype(jnp.float32), totals)
+
+
+def _objectives(params: EnvParams, delta: Totals) -> jax.Array:
     """``[5]`` what `OBJECTIVES` gained in an interval: larger is better, about 1 a mean operation.
 
     Minus the lots in the fab; minus their weight while overdue; lots that left; minus energy;
     tools in processing; each over its reference.
+
+    Args:
+      params: the fab.
+      delta: by how much sums grew, float32.
     """
-    delta = jax.tree.map(lambda x, y: (y - x).astype(jnp.int32).astype(jnp.float32), before, after)
     lots, weight, rate, power, tools = params.reference
     energy = params.instance.energy
     used = jnp.float32(0.0)
@@ -387,6 +396,29 @@ def _objectives(params: EnvParams, before: Totals, after: Totals) -> jax.Array:
         ]
     )
     return gains / params.scale
+
+
+def episode_return(params: EnvParams, fab: dynamics.State) -> jax.Array:
+    """The sum of the rewards up to the end of a fab's window, which starts at 0.
+
+    Of `simulate.run` as well, under any rule; from tick 0 and not from the first choice on.
+    """
+    figures = fab.figures
+    started = fab._replace(figures=Figures.zeros(params.instance))
+    inside = _as_floats(_totals(params.instance, started, fab.window.end))
+    late = figures.weighted_tardiness.as_float().sum()
+    return params.weights @ _objectives(
+        params,
+        Totals(
+            tick=inside.tick,
+            lot_time=inside.lot_time + figures.lot_time.as_float(),
+            late=inside.late + late,
+            finished=figures.finished.sum().astype(jnp.float32),
+            processing=figures.processing.as_float(),
+            setup=figures.setup.as_float(),
+            down=figures.down.as_float(),
+        ),
+    )
 
 
 def observe(params: EnvParams, queue: Queue, rule: Rule) -> Observation:

@@ -1,0 +1,224 @@
+"""Training of dispatching policies: `rlax-lab fab train`, and what a trained run is good for."""
+
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlax_lab import cli, fab_policy, mappo, runs
+from rlax_lab import config as configs
+from rlax_lab.cli import ours
+from rlax_lab.config import configuration, setting
+from rlax_lab.errors import InputError
+from rlax_lab.randomize import Randomized
+
+ALGO = "mappo"
+# What a policy is held against while it trains, beside the rule that it starts from.
+RULES = ("setup > FIFO", "setup > EDD", "setup > WSPT", "setup > WMOD", "ATCS(2, 0.1)")
+OBJECTIVES = {
+    "all": (0.4, 0.3, 0.15, 0.05, 0.1),
+    "cycle_time": (1.0, 0.0, 0.0, 0.0, 0.0),
+    "tardiness": (0.0, 1.0, 0.0, 0.0, 0.0),
+    "throughput": (0.0, 0.0, 1.0, 0.0, 0.0),
+}
+
+
+@configuration
+class Config(mappo.Config):
+    """Configuration of a training run: the fabs, the policy, the learner."""
+
+    rule: str = setting("setup > WMOD", "the dispatching rule that the policy starts from")
+    days: float = setting(10.0, "simulated days of an episode", above=0)
+    fabs: int = setting(1, "fabs of a random family to train on, an episode on one of them", low=1)
+    fab_seed: int = setting(0, "the first of them; the others count up", low=0, high=2**31 - 1)
+    objective: str = setting(
+        "all",
+        "what is rewarded: cycle time, tardiness, throughput, energy and utilisation with weights "
+        "0.4, 0.3, 0.15, 0.05 and 0.1, or one of them",
+        choices=tuple(OBJECTIVES),
+    )
+
+
+@configuration
+class Settings(runs.Settings):
+    """How a run is conducted."""
+
+    reports: int = setting(
+        20, "how many times to evaluate and report; a run can stop and resume between them", low=1
+    )
+    eval_episodes: int = setting(16, "episodes per seed in every evaluation", low=1)
+
+
+def command(words: list[str]) -> int:
+    """``fab train``; returns the exit code.
+
+    Raises:
+      InputError: on bad input.
+    """
+    parser = cli._Parser(
+        prog="rlax-lab fab train",
+        description="Trains a dispatching policy by multi-agent PPO, one agent per tool group.",
+    )
+    parser.add_argument("instance", nargs="?", help="a ready-made fab, a file or a family's name")
+    parser.add_argument("--out", type=Path, help="the run's folder (default: new, under runs/)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out where it stopped"
+    )
+    cli._add_settings(parser.add_argument_group("the run"), Settings)
+    cli._add_settings(parser.add_argument_group("configuration"), Config)
+    parsed = parser.parse(words)
+    given = cli._given(parsed)
+    given["env"] = given.pop("instance")
+    threshold = None
+    if parsed.resume:
+        if parsed.out is None:
+            raise InputError("--resume needs --out, the folder of the run to resume.")
+        record = read_record(parsed.out)
+        given, threshold = cli._recorded(record, given), record["threshold"]
+    if given["env"] is None:
+        raise InputError("the fab is missing: a ready-made one, a file or a family's name.")
+    settings = cli._build(Settings, given)
+    config = cli._build(Config, given)
+    cli._use_compilation_cache()
+    made = task(given["env"], config, threshold)
+    safe = "".join(letter if letter.isalnum() else "-" for letter in given["env"])
+    folder = parsed.out or Path("runs") / f"{ALGO}_{safe}_{time.strftime('%Y%m%d-%H%M%S')}"
+    try:
+        runs.run(made, settings, folder, parsed.resume)
+    except runs.Stopped as stopped:
+        return 128 + int(stopped.args[0])
+    return 0
+
+
+def task(instance: str, config: Config, threshold: float | None = None) -> runs.Task:
+    """What a run trains.
+
+    Args:
+      instance: the fab's name.
+      threshold: of the returns; by default the best rule's, which takes a simulation of each.
+
+    Raises:
+      InputError: on a fab, a rule or a configuration that cannot work.
+    """
+    if config.fabs > 1 and instance not in ours("fab.generator").FAMILIES:
+        raise InputError(f"fabs is {config.fabs}, but '{instance}' is one fab, not a family.")
+    plans = [load(instance, config.fab_seed + i) for i in range(config.fabs)]
+    env: Any = environment(plans[0], config)
+    each = [_params(plan, config) for plan in plans]
+    env_params = each[0]
+    if config.fabs > 1:
+        try:
+            env_params = _stack(each)
+            env = Randomized(env, env_params)
+        except ValueError as error:
+            raise InputError(f"fabs is {config.fabs}, but {error}.") from error
+    learner = mappo.make(env, config, env_params)
+    best = max(_returns(each, config)) if threshold is None else threshold
+    return runs.Task(ALGO, instance, env, env_params, best, config, learner)
+
+
+def decider(folder: Path, plan: Any, seed: int = 0) -> Any:
+    """A trained policy as a rule of a fab, greedy.
+
+    Args:
+      folder: of the run.
+      plan: any fab; with separate actors, one with as many groups.
+      seed: which of the run's seeds.
+
+    Raises:
+      InputError: where there is no such run, or it does not fit the fab.
+    """
+    record = read_record(folder)
+    config = configs.from_json(Config, record["config"])
+    if seed >= record["seeds"]:
+        raise InputError(f"seed is {seed}, but {folder} has {record['seeds']} seeds.")
+    found = task(record["env"], config, record["threshold"])
+    _, params = runs.load_params(found, folder, record["seeds"])
+    params = jax.tree.map(lambda x: np.asarray(x[seed]), params)
+    env = environment(plan, config)
+    env_params = _params(plan, config)
+    pi = fab_policy.make(env, env_params, config)
+    wanted = jax.eval_shape(pi.init, jax.random.key(0))
+    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, wanted):
+        raise InputError(
+            f"the run in {folder} has separate actors for {_groups(params)} groups, but "
+            f"'{plan.name}' has {plan.instance.num_groups}; shared actors fit any fab."
+        )
+    return env.deciding(env_params, lambda seen: pi.act(params, seen))
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a training run's ``config.json`` says.
+
+    Raises:
+      InputError: where there is none, or it is another algorithm's.
+    """
+    record = runs.read_record(folder)
+    if record["algo"] != ALGO:
+        raise InputError(f"{folder} holds a run of {record['algo']}, not of `fab train`.")
+    return record
+
+
+def load(name: str, seed: int = 0) -> Any:
+    """The fab of a name.
+
+    Raises:
+      InputError: where there is none.
+    """
+    try:
+        return ours("fab.library").load(name, seed)
+    except ours("fab.describe").FabError as error:
+        text = " ".join(str(error).split())
+        raise InputError(text if text.endswith((".", "?", ")")) else f"{text}.") from error
+
+
+def environment(plan: Any, config: Config) -> Any:
+    """The environment that a configuration makes of a fab.
+
+    Raises:
+      InputError: on a rule that there is not.
+    """
+    try:
+        return ours("fab.env").FabEnv(plan, days=config.days, rule=config.rule)
+    except ours("fab.rules").RuleError as error:
+        raise InputError(f"rule: {error}") from error
+
+
+def _params(plan: Any, config: Config) -> Any:
+    params = ours("fab.env").make_params(plan, config.days)
+    return params.replace(weights=jnp.array(OBJECTIVES[config.objective], jnp.float32))
+
+
+def _returns(params: list[Any], config: Config, replications: int = 64) -> list[float]:
+    """Mean returns of episodes under the policy's rule and each of `RULES`."""
+    simulate, parse = ours("fab.simulate"), ours("fab.rules").parse
+    window = ours("fab.figures").Window(jnp.int32(0), params[0].horizon)
+    keys = jax.random.split(jax.random.key(0), max(1, replications // len(params)))
+
+    def play(rule: Any, params: Any) -> jax.Array:
+        start = simulate.start(params.instance, keys, window)
+        fabs = simulate.run(params.instance, rule, start)
+        returns = jax.vmap(lambda fab: ours("fab.env").episode_return(params, fab))(fabs)
+        return jnp.mean(returns)
+
+    means = []
+    for name in dict.fromkeys((config.rule, *RULES)):
+        under = jax.jit(functools.partial(play, parse(name)))
+        means.append(float(np.mean([under(one) for one in params[:replications]])))
+    return means
+
+
+def _stack(params: list[Any]) -> Any:
+    """Parameters of several fabs as one, with a leading axis."""
+    instance = ours("fab.instance").stack([jax.tree.map(np.asarray, p.instance) for p in params])
+    rest = [p.replace(instance=None) for p in params]
+    stacked = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(y) for y in x]), *rest)
+    return stacked.replace(instance=jax.tree.map(jnp.asarray, instance))
+
+
+def _groups(params: Any) -> int:
+    return max(x.shape[0] for x in jax.tree.leaves(params.network) if x.ndim == 3)

@@ -1,0 +1,37 @@
+"""Multi-agent PPO (Yu et al. 2022) on fabs: one agent per tool group, which adds to a rule."""
+
+from typing import Any
+
+from rlax_lab import fab_policy, ppo
+from rlax_lab.config import configuration, setting
+from rlax_lab.types import Environment, Learner
+
+
+@configuration
+class Config(fab_policy.Config, ppo.Hyperparameters):
+    """Configuration of multi-agent PPO on a fab."""
+
+    total_steps: int = setting(
+        1_000_000, "steps per seed, in each of which all groups that can decide do", low=1
+    )
+    num_envs: int = setting(32, "fabs at once per seed", low=1)
+    num_steps: int = setting(64, "steps per fab and update", low=1)
+    num_epochs: int = setting(3, "passes over each batch", low=1)
+    learning_rate: float = setting(1e-3, "Adam's step size", above=0)
+    gamma: float = setting(
+        1.0, "discount per step, beside that of the time which it took", low=0, high=1
+    )
+    scale_rewards: bool = setting(
+        True, "divide rewards by the running deviation of the discounted return"
+    )
+
+
+def make(env: Environment, config: Config | None = None, env_params: Any = None) -> Learner:
+    """Multi-agent PPO on a `FabEnv`; see `ppo.make`.
+
+    Raises:
+      InputError: on a configuration that cannot work.
+    """
+    config = config if config is not None else Config()
+    env_params = env.default_params if env_params is None else env_params
+    return ppo.make(env, config, env_params, pi=fab_policy.make(env, env_params, config))
