@@ -48,7 +48,7 @@ PPO_MINATAR = (
     "--num-minibatches 16 --learning-rate 1e-3 --entropy-coef 0.01"
 )
 # What two cores of a CPU had time for; the published curves are of 5M frames and 20M steps.
-MINATAR_STEPS = {"dqn": 150_000, "ppo": 300_000, "dqn Breakout": 500_000, "ppo Breakout": 1_000_000}
+MINATAR_STEPS = {"dqn": 500_000, "ppo": 1_000_000}
 
 
 def minatar(algo: str, game: str, dqn: float, ppo: float) -> Experiment:
@@ -57,8 +57,7 @@ def minatar(algo: str, game: str, dqn: float, ppo: float) -> Experiment:
         "dqn": ("5M frames", DQN_MINATAR, dqn, "Young and Tian, 30 seeds, training return"),
         "ppo": ("20M steps", PPO_MINATAR, ppo, "Pgx, figure"),
     }[algo]
-    steps = MINATAR_STEPS.get(f"{algo} {game}", MINATAR_STEPS[algo])
-    options = f"--total-steps {steps} {options}"
+    options = f"--total-steps {MINATAR_STEPS[algo]} {options}"
     return Experiment(
         algo, f"{game}-MinAtar", options, target, f"{target:g} at {budget} ({source})"
     )
