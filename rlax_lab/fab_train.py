@@ -18,7 +18,7 @@ from rlax_lab.randomize import Randomized
 
 ALGO = "mappo"
 # What a policy is held against while it trains, beside the rule that it starts from.
-RULES = ("setup > FIFO", "setup > EDD", "setup > WSPT", "setup > WMOD", "ATCS(2, 0.1)")
+RULES = ("setup > FIFO", "setup > WSPT", "setup > WMOD", "ATCS(2, 0.1)")
 OBJECTIVES = {
     "all": (0.4, 0.3, 0.15, 0.05, 0.1),
     "cycle_time": (1.0, 0.0, 0.0, 0.0, 0.0),
@@ -108,17 +108,17 @@ def task(instance: str, config: Config, threshold: float | None = None) -> runs.
         raise InputError(f"fabs is {config.fabs}, but '{instance}' is one fab, not a family.")
     plans = [load(instance, config.fab_seed + i) for i in range(config.fabs)]
     env: Any = environment(plans[0], config)
-    each = [_params(plan, config) for plan in plans]
-    env_params = each[0]
+    try:
+        params = _stack([_params(plan, config) for plan in plans])
+    except ValueError as error:
+        raise InputError(f"fabs is {config.fabs}, but {error}.") from error
+    best = _best_return(params, config) if threshold is None else threshold
     if config.fabs > 1:
-        try:
-            env_params = _stack(each)
-            env = Randomized(env, env_params)
-        except ValueError as error:
-            raise InputError(f"fabs is {config.fabs}, but {error}.") from error
-    learner = mappo.make(env, config, env_params)
-    best = max(_returns(each, config)) if threshold is None else threshold
-    return runs.Task(ALGO, instance, env, env_params, best, config, learner)
+        env = Randomized(env, params)
+    else:
+        params = jax.tree.map(lambda x: x[0], params)
+    learner = mappo.make(env, config, params)
+    return runs.Task(ALGO, instance, env, params, best, config, learner)
 
 
 def decider(folder: Path, plan: Any, seed: int = 0) -> Any:
@@ -193,23 +193,21 @@ def _params(plan: Any, config: Config) -> Any:
     return params.replace(weights=jnp.array(OBJECTIVES[config.objective], jnp.float32))
 
 
-def _returns(params: list[Any], config: Config, replications: int = 64) -> list[float]:
-    """Mean returns of episodes under the policy's rule and each of `RULES`."""
+def _best_return(params: Any, config: Config, replications: int = 64) -> float:
+    """The best of the mean returns under the policy's rule and each of `RULES`, of fabs ``[K]``."""
     simulate, parse = ours("fab.simulate"), ours("fab.rules").parse
-    window = ours("fab.figures").Window(jnp.int32(0), params[0].horizon)
-    keys = jax.random.split(jax.random.key(0), max(1, replications // len(params)))
+    window = ours("fab.figures").Window(jnp.int32(0), params.horizon[0])
+    keys = jax.random.split(jax.random.key(0), replications)
+    fabs = len(params.horizon)
+    own = jax.tree.map(lambda x: x[jnp.arange(replications) % fabs], params)
 
-    def play(rule: Any, params: Any) -> jax.Array:
-        start = simulate.start(params.instance, keys, window)
-        fabs = simulate.run(params.instance, rule, start)
-        returns = jax.vmap(lambda fab: ours("fab.env").episode_return(params, fab))(fabs)
-        return jnp.mean(returns)
+    def play(rule: Any, own: Any) -> jax.Array:
+        start = simulate.start(own.instance, keys, window, True)
+        ended = simulate.run(own.instance, rule, start, True)
+        return jnp.mean(jax.vmap(ours("fab.env").episode_return)(own, ended))
 
-    means = []
-    for name in dict.fromkeys((config.rule, *RULES)):
-        under = jax.jit(functools.partial(play, parse(name)))
-        means.append(float(np.mean([under(one) for one in params[:replications]])))
-    return means
+    names = dict.fromkeys((config.rule, *RULES))
+    return max(float(jax.jit(functools.partial(play, parse(name)))(own)) for name in names)
 
 
 def _stack(params: list[Any]) -> Any:

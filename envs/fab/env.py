@@ -154,7 +154,8 @@ class FabEnv(Environment[EnvState, EnvParams]):
     def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[Any, EnvState]:
         window = Window(jnp.int32(0), params.horizon)
         fab = dynamics.init(params.instance, key, window, self.may_wait)
-        fab, times, active = self._advance(params, fab)
+        nobody = jnp.zeros(params.instance.num_groups, jnp.int32)
+        fab, times, active = self._advance(params, fab, nobody, nobody > 0, nobody)
         totals = _totals(params.instance, fab, _tick(params, fab.lots, times))
         state = EnvState(fab, times, active, totals, jnp.int32(0))
         return self.observe(key, state, None, params), state
@@ -164,10 +165,8 @@ class FabEnv(Environment[EnvState, EnvParams]):
     ) -> tuple[Any, EnvState, jax.Array, jax.Array, dict[str, Any]]:
         instance = params.instance
         chosen = jnp.stack(action) if isinstance(action, tuple) else jnp.asarray(action)
-        queue = _queue(instance, state.fab, state.times, state.active)
-        leader, keys = _follow(self.rule, queue, chosen, self.may_wait)
-        fab, _ = dynamics.dispatch(instance, state.fab, queue, leader, keys)
-        fab, times, active = self._advance(params, fab)
+        chosen = chosen.astype(jnp.int32)
+        fab, times, active = self._advance(params, state.fab, state.times, state.active, chosen)
         totals = _totals(instance, fab, _tick(params, fab.lots, times))
         gains = jax.tree.map(lambda x, y: y - x, state.totals, totals)
         parts = _objectives(params, _as_floats(gains))
@@ -230,32 +229,36 @@ class FabEnv(Environment[EnvState, EnvParams]):
         return self.rule.startable(queue)
 
     def _advance(
-        self, params: EnvParams, fab: dynamics.State
+        self,
+        params: EnvParams,
+        fab: dynamics.State,
+        times: jax.Array,
+        active: jax.Array,
+        chosen: jax.Array,
     ) -> tuple[dynamics.State, jax.Array, jax.Array]:
-        """To the next step at which a group has a choice, or to the end."""
+        """Does what was chosen, and goes on to the next step at which a group has a choice."""
         instance = params.instance
 
-        def advance(fab: dynamics.State) -> tuple[dynamics.State, jax.Array, jax.Array]:
-            fab, queue = dynamics.advance(instance, fab, self.one_at_a_time)
-            return fab, queue.times, queue.active
-
-        def forced(carry: tuple[dynamics.State, jax.Array, jax.Array]) -> jax.Array:
-            fab, times, active = carry
+        def goes_on(carry: Any) -> jax.Array:
+            first, _, fab, times, active = carry
             queue = _queue(instance, fab, times, active)
             options = self.rule.startable(queue)
             ways = queue.total(options.astype(jnp.int32)) + int(self.may_wait)
             choice = (options & (ways > 1)).any()
-            return ~choice & (_tick(params, fab.lots, times) < params.horizon)
+            return first | (~choice & (_tick(params, fab.lots, times) < params.horizon))
 
-        def move(
-            carry: tuple[dynamics.State, jax.Array, jax.Array],
-        ) -> tuple[dynamics.State, jax.Array, jax.Array]:
-            fab, times, active = carry
+        def move(carry: Any) -> Any:
+            # After the first time nobody is asked, and the rule makes the only move there is.
+            _, chosen, fab, times, active = carry
             queue = _queue(instance, fab, times, active)
-            fab, _ = dynamics.dispatch(instance, fab, queue, *self.rule(queue))
-            return advance(fab)
+            leader, keys = _follow(self.rule, queue, chosen, self.may_wait)
+            fab, _ = dynamics.dispatch(instance, fab, queue, leader, keys)
+            fab, queue = dynamics.advance(instance, fab, self.one_at_a_time)
+            return jnp.bool_(False), jnp.full_like(chosen, -1), fab, queue.times, queue.active
 
-        return jax.lax.while_loop(forced, move, advance(fab))
+        start = jnp.bool_(True), chosen, fab, times, active
+        _, _, fab, times, active = jax.lax.while_loop(goes_on, move, start)
+        return fab, times, active
 
 
 def make_params(plan: Any, days: float = 10.0) -> EnvParams:

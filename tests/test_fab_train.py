@@ -1,0 +1,151 @@
+"""`rlax-lab fab train`: a policy's run, its exact resume, and its place among the rules."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from rlax_lab import fab_train, runs
+from rlax_lab.cli import main, ours
+from rlax_lab.errors import InputError
+
+# Few features are soon compiled.
+PLAIN = """
+conwip = 6
+spread = true
+[groups.wet]
+tools = 2
+[groups.litho]
+[products.memory]
+weight = [1, 5]
+due_factor = [1, 3]
+route = [["wet", {mean = 15, kind = "lognormal", cv = 0.5}], ["litho", 12], ["wet", 9]]
+"""
+FLAGS = [
+    *("--days", "0.2", "--num-envs", "4", "--num-steps", "8", "--num-minibatches", "2"),
+    *("--total-steps", "256", "--reports", "4", "--eval-episodes", "2", "--hidden", "4"),
+    *("--checkpoint-seconds", "0", "--rule", "SPT"),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_rules() -> Iterator[None]:
+    """Each rule is a simulation to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fab_train, "RULES", ("FIFO",))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(PLAIN)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    place = tmp_path_factory.mktemp("whole")
+    (place / "tiny.toml").write_text(PLAIN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert main(["fab", "train", "tiny.toml", *FLAGS, "--out", "run"]) == 0
+    return place / "run"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["fab", "train", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_a_run(whole: Path) -> None:
+    """Its folder is like any other run's, and the best rule's return its threshold."""
+    summary = json.loads((whole / "summary.json").read_text())
+    assert (summary["algo"], summary["env"], summary["env_steps"]) == ("mappo", "tiny.toml", 256)
+    assert summary["config"]["rule"] == "SPT"
+    assert np.isfinite(summary["final_return"]["mean"])
+    lines = (whole / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    assert all(np.isfinite(json.loads(line)["loss"]) for line in lines)
+    assert (whole / "curve.png").exists()
+    threshold = summary["steps_to_threshold"]["threshold"]
+    # Lots in the fab cost 0.4 of a unit all the time, and everything else at most 0.6.
+    assert -2 * summary["config"]["days"] * 24 * 60 < threshold < 0
+
+
+def test_a_stopped_run_resumes_bit_for_bit(
+    whole: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["fab", "train", "tiny.toml", *FLAGS, "--out", "part"]
+    reports = 0
+    write = runs._Log.write
+
+    def interrupt(*arguments: Any, **named: Any) -> None:
+        nonlocal reports
+        reports += 1
+        if reports == 2:
+            raise KeyboardInterrupt
+        write(*arguments, **named)
+
+    monkeypatch.setattr(runs._Log, "write", interrupt)
+    assert main(words) == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert main(["fab", "train", "--out", "part", "--resume"]) == 0
+    assert (folder / "part/metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_among_rules(whole: Path, folder: Path) -> None:
+    """`fab compare` has it beside rules on the same random numbers."""
+    words = ["fab", "compare", "tiny.toml", "--rules", "FIFO", "--policy", str(whole)]
+    assert main([*words, "--days", "1", "--replications", "2", "--out", "both"]) == 0
+    summary = json.loads((folder / "both/summary.json").read_text())
+    assert [result["rule"] for result in summary["results"]] == ["FIFO", "policy run"]
+
+
+def test_a_decider_is_of_a_run(whole: Path, folder: Path) -> None:
+    """It adds to the run's rule, and is of one of the run's seeds."""
+    plan = fab_train.load(str(folder / "tiny.toml"))
+    assert fab_train.decider(whole, plan).keys == ours("fab.rules").parse("SPT").keys
+    with pytest.raises(InputError, match=r"seed is 1, but .* has 1 seeds\."):
+        fab_train.decider(whole, plan, seed=1)
+    (folder / "config.json").write_text(json.dumps({"algo": "ppo"}))
+    for place in (folder, folder / "nowhere"):
+        with pytest.raises(InputError):
+            fab_train.decider(place, plan)
+
+
+def test_a_family_is_stacked() -> None:
+    config = fab_train.Config(fabs=3, days=1.0, num_envs=2, num_steps=4, num_minibatches=1)
+    task = fab_train.task("fab-20x300-conwip", config, threshold=0.0)
+    work = task.env_params.instance.work
+    assert len(work) == 3
+    for i in range(3):
+        alone = fab_train.load("fab-20x300-conwip", i).instance.work
+        np.testing.assert_array_equal(work[i, : len(alone)], alone)
+        assert not np.any(work[i, len(alone) :])
+    shapes = jax.eval_shape(task.learner.init, jax.random.key(0))
+    assert jax.tree.leaves(shapes.env.observation)[0].shape[0] == 2
+
+
+def test_bad_input(capsys: pytest.CaptureFixture[str], whole: Path) -> None:
+    """Everything wrong is one sentence that says what."""
+    assert "the fab is missing" in refused(capsys)
+    assert "seed-10x50" in refused(capsys, "seed-10x5")
+    assert "is one fab, not a family" in refused(capsys, "tiny.toml", "--fabs", "2")
+    assert "FIFOO" in refused(capsys, "tiny.toml", "--rule", "FIFOO")
+    assert "objective is 'all5', but must be one of" in refused(
+        capsys, "tiny.toml", "--objective", "all5"
+    )
+    assert "--resume needs --out" in refused(capsys, "tiny.toml", "--resume")
+    assert "does not divide the batch" in refused(
+        capsys, "tiny.toml", "--num-envs", "3", "--num-minibatches", "5"
+    )
+    assert "holds another run" in refused(capsys, "tiny.toml", "--out", str(whole))
