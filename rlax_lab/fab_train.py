@@ -140,7 +140,9 @@ def decider(folder: Path, plan: Any, seed: int = 0) -> Any:
     _, params = runs.load_params(found, folder, record["seeds"])
     params = jax.tree.map(lambda x: np.asarray(x[seed]), params)
     env = environment(plan, config)
-    env_params = _params(plan, config)
+    # Not the horizon that it was trained with: what is seen must not depend on it.
+    longest = jnp.int32(ours("fab.instance").LONGEST_RUN)
+    env_params = _params(plan, config).replace(horizon=longest)
     pi = fab_policy.make(env, env_params, config)
     wanted = jax.eval_shape(pi.init, jax.random.key(0))
     if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, wanted):

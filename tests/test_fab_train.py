@@ -113,7 +113,10 @@ def test_among_rules(whole: Path, folder: Path) -> None:
 def test_a_decider_is_of_a_run(whole: Path, folder: Path) -> None:
     """It adds to the run's rule, and is of one of the run's seeds."""
     plan = fab_train.load(str(folder / "tiny.toml"))
-    assert fab_train.decider(whole, plan).keys == ours("fab.rules").parse("SPT").keys
+    decider = fab_train.decider(whole, plan)
+    assert decider.keys == ours("fab.rules").parse("SPT").keys
+    # A run may be longer than the episodes of the training.
+    assert decider.params.horizon == ours("fab.instance").LONGEST_RUN
     with pytest.raises(InputError, match=r"seed is 1, but .* has 1 seeds\."):
         fab_train.decider(whole, plan, seed=1)
     (folder / "config.json").write_text(json.dumps({"algo": "ppo"}))
