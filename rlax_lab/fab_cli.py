@@ -105,7 +105,7 @@ def _list(words: list[str]) -> None:
     library = ours("fab.library")
     rows = []
     for name in library.NAMES:
-        plan = _load(name)
+        plan = load_fab(name)
         lots = f"{plan.instance.slots}"
         load = "CONWIP"
         if not np.isnan(plan.loads).any():
@@ -130,7 +130,7 @@ def _describe(words: list[str]) -> None:
     parser.add_argument("instance", help=INSTANCE)
     cli._add_settings(parser, Fab)
     parsed = parser.parse(words)
-    plan = _load(parsed.instance, cli._build(Fab, cli._given(parsed)).seed)
+    plan = load_fab(parsed.instance, cli._build(Fab, cli._given(parsed)).seed)
     instance, longest = plan.instance, ours("fab.instance").LONGEST_RUN * plan.seconds / 86400
     print(
         f"{plan.name}: {_many(instance.num_groups, 'group')}, "
@@ -244,8 +244,12 @@ def _simulation(parser: Any, words: list[str]) -> tuple[Any, Simulation]:
     return parsed, cli._build(Simulation, cli._given(parsed))
 
 
-def _load(name: str, seed: int = 0) -> Any:
-    """The fab of a name; InputError where there is none."""
+def load_fab(name: str, seed: int = 0) -> Any:
+    """The fab of a name.
+
+    Raises:
+      InputError: where there is none.
+    """
     try:
         return ours("fab.library").load(name, seed)
     except ours("fab.describe").FabError as error:
@@ -307,7 +311,7 @@ def _conduct(
     policies: Sequence[Path] = (),
 ) -> None:
     cli.use_all_cores()
-    plan = _load(instance, settings.fab_seed)
+    plan = load_fab(instance, settings.fab_seed)
     parse, error = ours("fab.rules").parse, ours("fab.rules").RuleError
     for rule in rules:
         if rule.count("(") != rule.count(")"):

@@ -14,6 +14,7 @@ from rlax_lab import config as configs
 from rlax_lab.cli import ours
 from rlax_lab.config import configuration, setting
 from rlax_lab.errors import InputError
+from rlax_lab.fab_cli import load_fab
 from rlax_lab.randomize import Randomized
 
 ALGO = "mappo"
@@ -106,7 +107,7 @@ def task(instance: str, config: Config, threshold: float | None = None) -> runs.
     """
     if config.fabs > 1 and instance not in ours("fab.generator").FAMILIES:
         raise InputError(f"fabs is {config.fabs}, but '{instance}' is one fab, not a family.")
-    plans = [load(instance, config.fab_seed + i) for i in range(config.fabs)]
+    plans = [load_fab(instance, config.fab_seed + i) for i in range(config.fabs)]
     env: Any = environment(plans[0], config)
     try:
         params = _stack([_params(plan, config) for plan in plans])
@@ -163,19 +164,6 @@ def read_record(folder: Path) -> dict[str, Any]:
     if record["algo"] != ALGO:
         raise InputError(f"{folder} holds a run of {record['algo']}, not of `fab train`.")
     return record
-
-
-def load(name: str, seed: int = 0) -> Any:
-    """The fab of a name.
-
-    Raises:
-      InputError: where there is none.
-    """
-    try:
-        return ours("fab.library").load(name, seed)
-    except ours("fab.describe").FabError as error:
-        text = " ".join(str(error).split())
-        raise InputError(text if text.endswith((".", "?", ")")) else f"{text}.") from error
 
 
 def environment(plan: Any, config: Config) -> Any:

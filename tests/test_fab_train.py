@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlax_lab import fab_train, runs
+from rlax_lab import fab_cli, fab_train, runs
 from rlax_lab.cli import main, ours
 from rlax_lab.errors import InputError
 
@@ -112,7 +112,7 @@ def test_among_rules(whole: Path, folder: Path) -> None:
 
 def test_a_decider_is_of_a_run(whole: Path, folder: Path) -> None:
     """It adds to the run's rule, and is of one of the run's seeds."""
-    plan = fab_train.load(str(folder / "tiny.toml"))
+    plan = fab_cli.load_fab(str(folder / "tiny.toml"))
     decider = fab_train.decider(whole, plan)
     assert decider.keys == ours("fab.rules").parse("SPT").keys
     # A run may be longer than the episodes of the training.
@@ -131,7 +131,7 @@ def test_a_family_is_stacked() -> None:
     work = task.env_params.instance.work
     assert len(work) == 3
     for i in range(3):
-        alone = fab_train.load("fab-20x300-conwip", i).instance.work
+        alone = fab_cli.load_fab("fab-20x300-conwip", i).instance.work
         np.testing.assert_array_equal(work[i, : len(alone)], alone)
         assert not np.any(work[i, len(alone) :])
     shapes = jax.eval_shape(task.learner.init, jax.random.key(0))
