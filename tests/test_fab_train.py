@@ -80,6 +80,7 @@ def test_a_run(whole: Path) -> None:
     assert -2 * summary["config"]["days"] * 24 * 60 < threshold < 0
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_bit_for_bit(
     whole: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
