@@ -24,7 +24,7 @@ demo: .venv/.runtime  ## train PPO on CartPole-v1
 test: lint  ## linters, types and the default tests
 	$(BIN)/pytest
 
-test-slow: .venv/.test  ## only the learning tests, which take minutes
+test-slow: .venv/.test  ## only the tests that take minutes, of learning and of the fab
 	$(BIN)/pytest -m slow
 
 lint: .venv/.test  ## ruff and mypy

@@ -500,7 +500,8 @@ SENTENCES = [
     (["lsit"], "there is no command 'fab lsit'; did you mean 'list'?"),
     (
         ["xyzzy"],
-        "there is no command 'fab xyzzy'; the commands are list, describe, rules, run, compare, train.",
+        "there is no command 'fab xyzzy'; the commands are list, describe, rules, run, compare, "
+        "train.",
     ),
     (["list", "word"], "there is no option 'word'; see rlax-lab fab list --help."),
     (["describe", "mini-fb"], "there is no fab 'mini-fb'; did you mean 'mini-fab'?"),
