@@ -1,6 +1,7 @@
 """All tests run with rank promotion forbidden, and reuse what earlier runs compiled."""
 
 import os
+from collections.abc import Iterator
 
 # Tests compile much and run little: without LLVM's optimisations they take a fifth of the time.
 # Must be set before jax starts.
@@ -29,3 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore:Error (reading|writing) persistent compilation cache entry"
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_what_was_compiled() -> Iterator[None]:
+    """Every compiled function holds memory maps; a process that has 65,530 of them crashes."""
+    yield
+    jax.clear_caches()
