@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlax_lab import losses
 from rlax_lab.types import PyTree
 
 
@@ -126,8 +127,5 @@ def scale_rewards(
 
 def standardize(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """`x` with mean 0 and standard deviation 1 over all entries, or those `where` it is true."""
-    if where is None:
-        return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
-    count = jnp.maximum(jnp.sum(where), 1)
-    x = x - jnp.sum(jnp.where(where, x, 0.0)) / count
-    return x / (jnp.sqrt(jnp.sum(jnp.where(where, jnp.square(x), 0.0)) / count) + 1e-8)
+    x = x - losses.mean(x, where)
+    return x / (jnp.sqrt(losses.mean(jnp.square(x), where)) + 1e-8)
