@@ -172,6 +172,7 @@ def make(
             state.reward_scale, step.reward, step.ended, config.gamma * step.discount
         )
         value = pi.value(state.params, trajectory.observation)
+        acts = None if pi.acts is None else pi.acts(trajectory.observation)
         advantage = advantages(
             pi,
             state.params,
@@ -181,9 +182,9 @@ def make(
             last_observation,
             config.gamma,
             config.gae_lambda,
+            acts,
         )
         target = advantage + value
-        acts = None if pi.acts is None else pi.acts(trajectory.observation)
         if config.advantage_normalization == "batch":
             advantage = standardize(advantage, acts)
         rows = Batch(

@@ -102,6 +102,7 @@ def advantages(
     last_observation: PyTree,
     gamma: float | jax.Array,
     lambda_: float | jax.Array,
+    acts: jax.Array | None = None,
 ) -> jax.Array:
     """Generalised advantage estimates of a trajectory; add `value` for value targets.
 
@@ -115,11 +116,11 @@ def advantages(
       value: values of ``trajectory.observation``, as they are.
       last_observation: what the environments show after the last step ``[N, ...]``.
       gamma, lambda_: discount per step, beside that of the time it took; decay of the trace.
+      acts: of several agents, which decided at each step ``[T, N, A]`` bool.
     """
     step = trajectory.step
     following = successor_values(policy, params, trajectory, value, last_observation)
     discount = jnp.where(step.terminated, 0.0, gamma * step.discount)
-    if policy.acts is None:
+    if acts is None:
         return gae(reward, discount, value, following, step.ended, lambda_)
-    acts = policy.acts(trajectory.observation)
     return decision_gae(reward, discount, value, following, step.ended, acts, lambda_)
