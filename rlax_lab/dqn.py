@@ -11,7 +11,7 @@ import optax
 
 from rlax_lab import losses, metrics, model, networks, optimizers, replay, vector
 from rlax_lab.config import check, configuration, setting
-from rlax_lab.distributions import epsilon_greedy, greedy_unless
+from rlax_lab.distributions import Distribution, epsilon_greedy, greedy_unless
 from rlax_lab.errors import InputError
 from rlax_lab.model import Params
 from rlax_lab.policy import Policy
@@ -271,10 +271,10 @@ def make(
         return action_values, jnp.max(action_values, axis=-1)
 
     def policy(epsilon: float | jax.Array) -> Policy:
-        def distribution(outputs: Any) -> Any:
-            if isinstance(outputs, tuple):
-                return greedy_unless(*outputs)
-            return epsilon_greedy(outputs, epsilon)
+        def distribution(outputs: jax.Array, planned: jax.Array | None = None) -> Distribution:
+            if planned is None:
+                return epsilon_greedy(outputs, epsilon)
+            return greedy_unless(outputs, planned)
 
         def act(params: Params, observation: PyTree, key: jax.Array | None = None) -> jax.Array:
             pi = distribution(q(params, observation)[0])

@@ -43,7 +43,8 @@ class Policy(NamedTuple):
       init: ``init(key) -> Params``.
       outputs: ``outputs(params, observation) -> (policy outputs [..., size], value [...])``,
         masked actions already ruled out.
-      distribution: ``distribution(outputs) -> Distribution``.
+      distribution: ``distribution(outputs) -> Distribution``; of a policy that a plan can guide
+        (`rollout.rollout`), also ``distribution(outputs, planned)``.
       to_action: raw actions to what the environment takes.
       act: ``act(params, observation, key=None) -> action``; without a key the mode.
       value: ``value(params, observation) -> [...]``.
@@ -55,7 +56,7 @@ class Policy(NamedTuple):
 
     init: Callable[[jax.Array], Params]
     outputs: Callable[[Params, PyTree], tuple[PyTree, jax.Array]]
-    distribution: Callable[[PyTree], Distribution]
+    distribution: Callable[..., Distribution]
     to_action: Callable[[jax.Array], PyTree]
     act: Callable[..., PyTree]
     value: Callable[[Params, PyTree], jax.Array]

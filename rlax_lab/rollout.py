@@ -51,7 +51,8 @@ def rollout(
         key, planned = x
         act_key, step_key = jax.random.split(key)
         outputs, _ = policy.outputs(params, state.observation)
-        pi = policy.distribution(outputs if planned is None else (outputs, planned))
+        guide = () if planned is None else (planned,)
+        pi = policy.distribution(outputs, *guide)
         action = pi.sample(act_key)
         next_state, step = vector.step(env, env_params, state, policy.to_action(action), step_key)
         return next_state, Trajectory(state.observation, action, pi.log_prob(action), outputs, step)
