@@ -252,6 +252,7 @@ def make(
     net = _model(env, env_params, config, num_actions, network)
     optimizer = optimizers.adam(config.adam_eps, config.max_grad_norm)
     atoms = jnp.linspace(config.v_min, config.v_max, config.num_atoms)
+    repeats = _repeats(config)
     num_envs, per_update = config.num_envs, config.num_envs * config.num_steps
     initial_rows = _initial_rows(config)
     initial_steps = initial_rows * num_envs
@@ -365,16 +366,13 @@ def make(
 
         Entries are places of actions as in `Exploring`, or -1 for the greedy action.
         """
-        if exploring is None or config.exploration_repeat is None:
+        if exploring is None or repeats is None:
             return None, None
-        # No longer than in the paper.
-        lengths = jnp.arange(1.0, 10_001.0) ** -config.exploration_repeat
-        up_to = jnp.cumsum(lengths) / jnp.sum(lengths)
 
         def step(exploring: Exploring, key: jax.Array) -> tuple[Exploring, jax.Array]:
             start, length, place = jax.random.uniform(key, (3, num_envs))
             starts = (exploring.left == 0) & (start < epsilon)
-            left = jnp.where(starts, 1 + jnp.searchsorted(up_to, length), exploring.left)
+            left = jnp.where(starts, 1 + jnp.searchsorted(repeats, length), exploring.left)
             place = jnp.where(starts, place, exploring.place)
             return Exploring(jnp.maximum(left - 1, 0), place), jnp.where(left > 0, place, -1.0)
 
@@ -520,6 +518,14 @@ def _exploring(config: Config) -> Exploring | None:
     if config.exploration_repeat is None:
         return None
     return Exploring(jnp.zeros(config.num_envs, jnp.int32), jnp.zeros(config.num_envs))
+
+
+def _repeats(config: Config) -> jax.Array | None:
+    """The probabilities of at most 1, 2, ... repetitions ``[10000]``; no more, as in the paper."""
+    if config.exploration_repeat is None:
+        return None
+    weights = jnp.arange(1.0, 10_001.0) ** -config.exploration_repeat
+    return jnp.cumsum(weights) / jnp.sum(weights)
 
 
 def _num_actions(space: Any) -> int:
