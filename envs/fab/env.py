@@ -193,7 +193,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
         self, key: jax.Array, state: EnvState, action: Any, params: EnvParams
     ) -> Observation:
         queue = _queue(params.instance, state.fab, state.times, state.active)
-        return observe(params, queue, self.rule)
+        return observe(params, queue, self.rule.startable(queue), self.rule(queue)[0])
 
     def action_space(self, params: EnvParams) -> spaces.Tuple:
         lots = params.instance.slots + int(self.may_wait)
@@ -251,7 +251,8 @@ class FabEnv(Environment[EnvState, EnvParams]):
             # After the first time nobody is asked, and the rule makes the only move there is.
             _, chosen, fab, times, active = carry
             queue = _queue(instance, fab, times, active)
-            leader, keys = _follow(self.rule, queue, chosen, self.may_wait)
+            first, keys = self.rule(queue)
+            leader = _follow(queue, chosen, self.rule.startable(queue), first, self.may_wait)
             fab, _ = dynamics.dispatch(instance, fab, queue, leader, keys)
             fab, queue = dynamics.advance(instance, fab, self.one_at_a_time)
             return jnp.bool_(False), jnp.full_like(chosen, -1), fab, queue.times, queue.active
@@ -315,21 +316,21 @@ class _Deciding(Rule):
         self.looks_elsewhere = one_at_a_time
 
     def __call__(self, queue: Queue) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        chosen = self.act(observe(self.params, queue, self.rule))
-        return _follow(self.rule, queue, jnp.asarray(chosen), self.may_wait)
+        options, (first, keys) = self.rule.startable(queue), self.rule(queue)
+        chosen = jnp.asarray(self.act(observe(self.params, queue, options, first)))
+        return _follow(queue, chosen, options, first, self.may_wait), keys
 
 
 def _follow(
-    rule: Rule, queue: Queue, chosen: jax.Array, may_wait: bool
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """The lots that groups start: those chosen where they can be, or the rule's; its keys."""
+    queue: Queue, chosen: jax.Array, options: jax.Array, first: jax.Array, may_wait: bool
+) -> jax.Array:
+    """The lots that groups start ``[G]``: those chosen where they are options, or the rule's."""
     slots = queue.instance.slots
     row = jnp.clip(chosen, 0, slots - 1)
     mine = queue.lots.group[row] == jnp.arange(queue.instance.num_groups)
-    valid = (chosen >= 0) & (chosen < slots) & mine & rule.startable(queue)[row]
-    first, keys = rule(queue)
+    valid = (chosen >= 0) & (chosen < slots) & mine & options[row]
     waits = (chosen == slots) & may_wait
-    return jnp.where(valid, row, jnp.where(waits, slots, first)), keys
+    return jnp.where(valid, row, jnp.where(waits, slots, first))
 
 
 def _queue(instance: Instance, fab: dynamics.State, times: jax.Array, active: jax.Array) -> Queue:
@@ -424,15 +425,20 @@ def episode_return(params: EnvParams, fab: dynamics.State) -> jax.Array:
     )
 
 
-def observe(params: EnvParams, queue: Queue, rule: Rule) -> Observation:
-    """What the agents see, and what a rule would do there."""
+def observe(params: EnvParams, queue: Queue, options: jax.Array, first: jax.Array) -> Observation:
+    """What the agents see.
+
+    Args:
+      params: the fab, and the scales of what is seen.
+      queue: what waits.
+      options: ``[N]`` bool, the lots that can start.
+      first: ``[G]`` int32, the lot that the rule would start.
+    """
     instance, lots, tools_now = params.instance, queue.lots, queue.tools
     groups = instance.num_groups
     tick = _tick(params, lots, queue.times)
     here = lots.group < groups
     now = jnp.where(here, jnp.where(queue.now < NEVER, jnp.maximum(queue.now, tick), tick), tick)
-    options = rule.startable(queue)
-    leader, _ = rule(queue)
     scale = params.scale
     inside = (lots.release <= now) & (lots.ready < NEVER)
     ratio = lambda x, y: jnp.asarray(x, jnp.float32) / jnp.asarray(y, jnp.float32)  # noqa: E731
@@ -517,7 +523,7 @@ def observe(params: EnvParams, queue: Queue, rule: Rule) -> Observation:
         over=ratio(tick, params.horizon),
         group=lots.group,
         options=options,
-        preferred=options & (queue.of_group(leader, -1) == jnp.arange(lots.op.shape[0])),
+        preferred=options & (queue.of_group(first, -1) == jnp.arange(lots.op.shape[0])),
         active=queue.active,
     )
 
