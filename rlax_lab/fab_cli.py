@@ -6,7 +6,7 @@ import inspect
 import math
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +79,15 @@ def command(words: list[str]) -> int:
     if name not in COMMANDS:
         hint = nearest(name, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}."
         raise InputError(f"there is no command 'fab {name}'{hint}")
-    if name == "train":
-        from rlax_lab import fab_train
-
-        return fab_train.command(words[1:])
-    run = {"list": _list, "describe": _describe, "rules": _rules, "run": _run, "compare": _compare}
-    run[name](words[1:])
-    return 0
+    run: dict[str, Callable[[list[str]], int | None]] = {
+        "list": _list,
+        "describe": _describe,
+        "rules": _rules,
+        "run": _run,
+        "compare": _compare,
+        "train": _train,
+    }
+    return run[name](words[1:]) or 0
 
 
 def split_rules(text: str) -> list[str]:
@@ -223,6 +225,12 @@ def _compare(words: list[str]) -> None:
         if rules.count(rule) > 1:
             raise InputError(f"--rules has the rule '{rule}' twice.")
     _conduct("compare", words, parsed.instance, rules, settings, parsed.out, parsed.policy)
+
+
+def _train(words: list[str]) -> int:
+    from rlax_lab import fab_train
+
+    return fab_train.command(words)
 
 
 @configs.configuration
