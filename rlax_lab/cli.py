@@ -11,7 +11,7 @@ import time
 import types
 import typing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -117,12 +117,7 @@ def _train(words: list[str]) -> int:
     presets = getattr(module, "PRESETS", {})
     parser = _Parser(prog=f"rlax-lab train {algo}", description=_about(module))
     parser.add_argument("--env", help="an environment's name, or module:callable")
-    parser.add_argument(
-        "--out", type=Path, help="the run's folder (default: a new one under runs/)"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out where it stopped"
-    )
+    _add_folder(parser)
     if presets:
         names = ", ".join(presets)
         parser.add_argument("--preset", help=f"other defaults for all that follows: {names}")
@@ -132,24 +127,15 @@ def _train(words: list[str]) -> int:
     given = _given(parsed)
     if given.get("preset") is not None:
         given = _preset(presets, given["preset"]) | given
-    if parsed.resume:
-        if parsed.out is None:
-            raise InputError("--resume needs --out, the folder of the run to resume.")
-        # What is not said again is taken from the run; what is said must agree with it.
-        given = _recorded(runs.read_record(parsed.out), given)
+    given = _resumed(parsed, given, runs.read_record)
     if given["env"] is None:
         raise InputError("--env is missing: an environment's name, or module:callable.")
     settings = _build(runs.Settings, given)
     config = _build(module.Config, given)
     task = _task(algo, given["env"], config)
-    default = f"{algo}_{given['env'].replace(':', '.')}_{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = parsed.out or Path("runs") / default
+    folder = parsed.out or _new_folder(algo, given["env"].replace(":", "."))
     _use_compilation_cache()
-    try:
-        runs.run(task, settings, folder, parsed.resume)
-    except runs.Stopped as stopped:
-        return 128 + int(stopped.args[0])
-    return 0
+    return _run(task, settings, folder, parsed.resume)
 
 
 def _about(module: Any) -> str:
@@ -262,6 +248,21 @@ def _given(parsed: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(parsed).items() if value is not _UNSET}
 
 
+def _add_folder(parser: _Parser) -> None:
+    """The flags of a run's folder."""
+    parser.add_argument(
+        "--out", type=Path, help="the run's folder (default: a new one under runs/)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out where it stopped"
+    )
+
+
+def _new_folder(kind: str, name: str) -> Path:
+    """Where a run without --out goes."""
+    return Path("runs") / f"{kind}_{name}_{time.strftime('%Y%m%d-%H%M%S')}"
+
+
 def _add_settings(group: Any, cls: type) -> None:
     """One flag per field of a configuration, with its meaning, default and source."""
     hints = typing.get_type_hints(cls)
@@ -317,10 +318,36 @@ def _build(cls: type, given: dict[str, Any]) -> Any:
     return config
 
 
-def _recorded(record: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _resumed(
+    parsed: argparse.Namespace,
+    given: dict[str, Any],
+    read_record: Callable[[Path], dict[str, Any]],
+) -> dict[str, Any]:
+    """What was given and, with --resume, the rest of what the run was started with.
+
+    Raises:
+      InputError: where there is no run to resume.
+    """
+    if not parsed.resume:
+        return given
+    if parsed.out is None:
+        raise InputError("--resume needs --out, the folder of the run to resume.")
+    # What is said again must agree with the run, which `runs.run` sees to.
+    record = read_record(parsed.out)
     recorded = {**record, **record["config"]}
     said = {name: value for name, value in given.items() if value is not None or name != "env"}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in recorded.items()} | said
+
+
+def _run(task: Any, settings: Any, folder: Path, resume: bool) -> int:
+    """`runs.run`; returns the exit code."""
+    from rlax_lab import runs
+
+    try:
+        runs.run(task, settings, folder, resume)
+    except runs.Stopped as stopped:
+        return 128 + int(stopped.args[0])
+    return 0
 
 
 def _task(algo: str, env_name: str, config: Any) -> Any:

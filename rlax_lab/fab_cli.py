@@ -5,7 +5,6 @@ import csv
 import inspect
 import math
 import shlex
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -264,6 +263,12 @@ def load_fab(name: str, seed: int = 0) -> Any:
         raise InputError(_sentence(error)) from error
 
 
+def new_folder(kind: str, fab: str) -> Path:
+    """Where a run on a fab goes if --out does not say; the fab's name may be a path."""
+    safe = "".join(letter if letter.isalnum() else "-" for letter in fab)
+    return cli._new_folder(kind, safe)
+
+
 def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if text.endswith((".", "?", ")")) else f"{text}."
@@ -329,8 +334,7 @@ def _conduct(
         except error as wrong:
             raise InputError(_sentence(wrong)) from wrong
     days, warmup = _span_of_time(plan, settings)
-    safe = "".join(letter if letter.isalnum() else "-" for letter in plan.name)
-    folder = out or Path("runs") / f"fab_{safe}_{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = out or new_folder("fab", plan.name)
     _check_folder(folder)
     cli._use_compilation_cache()
     deciders: dict[str, Any] = {}

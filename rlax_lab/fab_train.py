@@ -1,7 +1,6 @@
 """Training of dispatching policies: `rlax-lab fab train`, and what a trained run is good for."""
 
 import functools
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from rlax_lab import config as configs
 from rlax_lab.cli import ours
 from rlax_lab.config import configuration, setting
 from rlax_lab.errors import InputError
-from rlax_lab.fab_cli import load_fab
+from rlax_lab.fab_cli import load_fab, new_folder
 from rlax_lab.randomize import Randomized
 
 ALGO = "mappo"
@@ -65,34 +64,21 @@ def command(words: list[str]) -> int:
         description="Trains a dispatching policy by multi-agent PPO, one agent per tool group.",
     )
     parser.add_argument("instance", nargs="?", help="a ready-made fab, a file or a family's name")
-    parser.add_argument("--out", type=Path, help="the run's folder (default: new, under runs/)")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out where it stopped"
-    )
+    cli._add_folder(parser)
     cli._add_settings(parser.add_argument_group("the run"), Settings)
     cli._add_settings(parser.add_argument_group("configuration"), Config)
     parsed = parser.parse(words)
     given = cli._given(parsed)
     given["env"] = given.pop("instance")
-    threshold = None
-    if parsed.resume:
-        if parsed.out is None:
-            raise InputError("--resume needs --out, the folder of the run to resume.")
-        record = read_record(parsed.out)
-        given, threshold = cli._recorded(record, given), record["threshold"]
+    given = cli._resumed(parsed, given, read_record)
     if given["env"] is None:
         raise InputError("the fab is missing: a ready-made one, a file or a family's name.")
     settings = cli._build(Settings, given)
     config = cli._build(Config, given)
     cli._use_compilation_cache()
-    made = task(given["env"], config, threshold)
-    safe = "".join(letter if letter.isalnum() else "-" for letter in given["env"])
-    folder = parsed.out or Path("runs") / f"{ALGO}_{safe}_{time.strftime('%Y%m%d-%H%M%S')}"
-    try:
-        runs.run(made, settings, folder, parsed.resume)
-    except runs.Stopped as stopped:
-        return 128 + int(stopped.args[0])
-    return 0
+    made = task(given["env"], config, given.get("threshold"))
+    folder = parsed.out or new_folder(ALGO, given["env"])
+    return cli._run(made, settings, folder, parsed.resume)
 
 
 def task(instance: str, config: Config, threshold: float | None = None) -> runs.Task:
