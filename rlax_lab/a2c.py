@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlax_lab import losses, metrics, optimizers, policy, vector
+from rlax_lab import losses, metrics, optimizers, policy, shards, vector
 from rlax_lab.config import check, configuration, setting
 from rlax_lab.model import Params
 from rlax_lab.normalize import RewardScale, scale_rewards, standardize
@@ -130,7 +130,9 @@ def make(
         return State(params, optimizer, actors, key, steps), finding.metrics
 
     pi = parts.policy
-    return Learner(parts.start, update, pi.act, pi.value, batch_size, parts.total_steps)
+    scale_axes = RewardScale(None, 0) if config.scale_rewards else None
+    axes = State(params=None, optimizer=None, actors=Actors(0, scale_axes), key=0, steps=None)
+    return Learner(parts.start, update, pi.act, pi.value, batch_size, parts.total_steps, axes=axes)
 
 
 def make_parts(
@@ -156,8 +158,9 @@ def make_parts(
     def start(key: jax.Array) -> State:
         key, env_key, network_key = jax.random.split(key, 3)
         params = pi.init(network_key)
-        actors = gather(vector.reset(env, env_params, env_key, config.num_envs))
-        return State(params, optimizer.init(params.network), actors, key, Counter.zero())
+        actors = gather(vector.reset(env, env_params, shards.own(env_key), config.num_envs))
+        optimizer_state = optimizer.init(params.network)
+        return State(params, optimizer_state, actors, shards.own(key), Counter.zero())
 
     def gather(envs: vector.EnvState) -> Actors:
         num_envs = len(envs.episode_length)
@@ -200,7 +203,7 @@ def make_parts(
                 "entropy": entropy,
             }
 
-        gradient, report = jax.grad(loss, has_aux=True)(params.network)
+        gradient, report = shards.mean(jax.grad(loss, has_aux=True)(params.network))
         report |= {"gradient_norm": optax.tree.norm(gradient), "gradient_steps": 1.0}
         found = Finding(gradient, trajectory.observation, metrics.episodes(step) | report)
         return Actors(env_state, reward_scale), found

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlax_lab import losses, metrics, optimizers, policy, vector
+from rlax_lab import losses, metrics, optimizers, policy, shards, vector
 from rlax_lab.config import check, configuration, setting
 from rlax_lab.model import Params
 from rlax_lab.normalize import RewardScale, scale_rewards
@@ -97,9 +97,9 @@ def make(
             params=params,
             actor=optimizer.init(params.network),
             critic=optimizer.init(params.network),
-            env=vector.reset(env, env_params, env_key, config.num_envs),
+            env=vector.reset(env, env_params, shards.own(env_key), config.num_envs),
             reward_scale=RewardScale.zero(config.num_envs) if config.scale_rewards else None,
-            key=key,
+            key=shards.own(key),
             steps=Counter.zero(),
         )
 
@@ -129,10 +129,10 @@ def make(
             return losses.squared_error(pi.value(params, trajectory.observation), target)
 
         network = state.params.network
-        (policy_loss, entropy), actor_gradient = jax.value_and_grad(actor_loss, has_aux=True)(
-            network
+        (policy_loss, entropy), actor_gradient = shards.mean(
+            jax.value_and_grad(actor_loss, has_aux=True)(network)
         )
-        value_loss, critic_gradient = jax.value_and_grad(critic_loss)(network)
+        value_loss, critic_gradient = shards.mean(jax.value_and_grad(critic_loss)(network))
         remaining = (
             optimizers.remaining(state.steps, total_steps) if config.anneal_learning_rate else 1.0
         )
@@ -158,4 +158,14 @@ def make(
             steps=state.steps.add(config.num_envs),
         ), metrics.episodes(step) | report
 
-    return Learner(init, update, pi.act, pi.value, batch_size, total_steps)
+    scale_axes = RewardScale(None, 0) if config.scale_rewards else None
+    axes = State(
+        params=None,
+        actor=None,
+        critic=None,
+        env=0,
+        reward_scale=scale_axes,
+        key=0,
+        steps=None,
+    )
+    return Learner(init, update, pi.act, pi.value, batch_size, total_steps, axes=axes)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlax_lab import losses, metrics, model, networks, optimizers, replay, vector
+from rlax_lab import losses, metrics, model, networks, optimizers, replay, shards, vector
 from rlax_lab.config import check, configuration, setting
 from rlax_lab.distributions import Distribution, epsilon_greedy, greedy_unless
 from rlax_lab.errors import InputError
@@ -291,6 +291,7 @@ def make(
 
     def init(key: jax.Array) -> State:
         key, env_key, network_key, act_key = jax.random.split(key, 4)
+        key, env_key, act_key = map(shards.own, (key, env_key, act_key))
         exploring, plan = explore(_exploring(config), act_key, 1.0, initial_rows)
         params = net.init(network_key)
         envs = vector.reset(env, env_params, env_key, num_envs)
@@ -460,6 +461,7 @@ def make(
             gradient, (priority, report) = jax.grad(loss, has_aux=True)(
                 network, target, state.buffer.take(indices), weight
             )
+            gradient, report = shards.mean((gradient, report))
             if priorities is not None:
                 tree, largest = priorities
                 priority = jax.lax.stop_gradient(priority) + 1e-6
@@ -485,7 +487,22 @@ def make(
         return learning, jax.tree.map(lambda x: jnp.sum(x, axis=0), reports)
 
     pi = policy(config.epsilon_end)
-    return Learner(init, update, pi.act, pi.value, per_update, total_steps, initial_steps)
+    axes = State(
+        params=None,
+        target=None,
+        optimizer=None,
+        env=0,
+        recent=0,
+        buffer=0,
+        priorities=0,
+        exploring=0,
+        gradient_steps=None,
+        key=0,
+        steps=None,
+    )
+    return Learner(
+        init, update, pi.act, pi.value, per_update, total_steps, initial_steps, axes=axes
+    )
 
 
 def _model(

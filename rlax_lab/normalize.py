@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlax_lab import losses
+from rlax_lab import losses, shards
 from rlax_lab.types import PyTree
 
 
@@ -33,7 +33,10 @@ class Moments(NamedTuple):
         return cls(jnp.zeros(()), zeros, zeros)
 
     def include(self, batch: PyTree) -> "Moments":
-        """Takes in a batch ``[..., *shape]``. Chan et al. (1983), equation 2.1."""
+        """Takes in a batch ``[..., *shape]``. Chan et al. (1983), equation 2.1.
+
+        Of a run in parts it takes in those of all parts, as the average part.
+        """
         structure: Any
         means, structure = jax.tree.flatten(self.mean)
         if not means:
@@ -44,8 +47,8 @@ class Moments(NamedTuple):
 
         def merge(mean: jax.Array, deviation: jax.Array, x: jax.Array) -> tuple[Any, Any]:
             axes = tuple(range(x.ndim - mean.ndim))
-            shift = jnp.mean(x, axes) - mean
-            spread = jnp.sum(jnp.square(x - _over(mean + shift, x)), axes)
+            shift = shards.mean(jnp.mean(x, axes)) - mean
+            spread = shards.mean(jnp.sum(jnp.square(x - _over(mean + shift, x)), axes))
             return (
                 mean + shift * (n / total),
                 deviation + spread + jnp.square(shift) * (self.total * n / total),
@@ -126,6 +129,15 @@ def scale_rewards(
 
 
 def standardize(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
-    """`x` with mean 0 and standard deviation 1 over all entries, or those `where` it is true."""
-    x = x - losses.mean(x, where)
-    return x / (jnp.sqrt(losses.mean(jnp.square(x), where)) + 1e-8)
+    """`x` with mean 0 and standard deviation 1 over all entries, or those `where` it is true.
+
+    Of a run in parts, over the entries of all parts.
+    """
+    count = jnp.float32(x.size) if where is None else jnp.sum(where, dtype=jnp.float32)
+    share = count / jnp.maximum(shards.mean(count), 1.0)
+
+    def mean(x: jax.Array) -> jax.Array:
+        return shards.mean(share * losses.mean(x, where))
+
+    x = x - mean(x)
+    return x / (jnp.sqrt(mean(jnp.square(x))) + 1e-8)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlax_lab import losses, metrics, optimizers, policy, vector
+from rlax_lab import gradients, losses, metrics, optimizers, policy, shards, vector
 from rlax_lab.config import check, configuration, setting
 from rlax_lab.errors import InputError
 from rlax_lab.model import Params
@@ -138,10 +138,10 @@ def make(
         return State(
             params=params,
             optimizer=optimizer.init(params.network),
-            env=vector.reset(env, env_params, env_key, config.num_envs),
+            env=vector.reset(env, env_params, shards.own(env_key), config.num_envs),
             reward_scale=RewardScale.zero(config.num_envs) if config.scale_rewards else None,
             kl_coef=jnp.float32(config.kl_coef),
-            key=key,
+            key=shards.own(key),
             steps=Counter.zero(),
         )
 
@@ -212,8 +212,6 @@ def make(
             dist = pi.distribution(outputs)
             log_prob = dist.log_prob(rows.action)
             advantage, acts = rows.advantage, rows.acts
-            if config.advantage_normalization == "minibatch":
-                advantage = standardize(advantage, acts)
             if config.objective == "clip":
                 kl = losses.approximate_kl(log_prob, rows.log_prob, acts)
                 policy_loss = losses.clipped_surrogate(
@@ -246,7 +244,9 @@ def make(
         def gradient_step(carry: Any, indices: jax.Array) -> tuple[Any, metrics.Metrics]:
             network, optimizer_state = carry
             rows = jax.tree.map(lambda x: x[indices], batch)
-            gradient, report = jax.grad(loss, has_aux=True)(network, rows)
+            if config.advantage_normalization == "minibatch":
+                rows = rows._replace(advantage=standardize(rows.advantage, rows.acts))
+            gradient, report = gradients.gradient(loss, network, rows, rows.acts)
             direction, optimizer_state = optimizer.update(gradient, optimizer_state, network)
             network = optimizers.descend(network, direction, learning_rate)
             report |= {"gradient_norm": optax.tree.norm(gradient), "gradient_steps": 1.0}
@@ -283,11 +283,21 @@ def make(
             return state.kl_coef
         outputs, _ = pi.outputs(state.params._replace(network=network), batch.observation)
         kl = losses.mean(pi.distribution(batch.outputs).kl(pi.distribution(outputs)), batch.acts)
-        target = config.kl_penalty_target
+        kl, target = shards.mean(kl), config.kl_penalty_target
         factor = jnp.where(kl > 1.5 * target, 2.0, jnp.where(kl < target / 1.5, 0.5, 1.0))
         return state.kl_coef * factor
 
-    return Learner(init, update, pi.act, pi.value, batch_size, total_steps)
+    scale_axes = RewardScale(None, 0) if config.scale_rewards else None
+    axes = State(
+        params=None,
+        optimizer=None,
+        env=0,
+        reward_scale=scale_axes,
+        kl_coef=None,
+        key=0,
+        steps=None,
+    )
+    return Learner(init, update, pi.act, pi.value, batch_size, total_steps, axes=axes)
 
 
 def check_config(config: Hyperparameters) -> None:

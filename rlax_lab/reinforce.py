@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlax_lab import losses, metrics, optimizers, policy, vector
+from rlax_lab import losses, metrics, optimizers, policy, shards, vector
 from rlax_lab.config import check, configuration, setting
 from rlax_lab.errors import InputError
 from rlax_lab.model import Params
@@ -94,7 +94,8 @@ def make(
         key, network_key = jax.random.split(key)
         params = pi.init(network_key)
         scale = RewardScale.zero(config.num_envs) if config.scale_rewards else None
-        return State(params, optimizer.init(params.network), scale, key, Counter.zero())
+        optimizer_state = optimizer.init(params.network)
+        return State(params, optimizer_state, scale, shards.own(key), Counter.zero())
 
     def update(state: State) -> tuple[State, metrics.Metrics]:
         key, reset_key, rollout_key = jax.random.split(state.key, 3)
@@ -142,7 +143,7 @@ def make(
                 "entropy": entropy,
             }
 
-        gradient, report = jax.grad(loss, has_aux=True)(state.params.network)
+        gradient, report = shards.mean(jax.grad(loss, has_aux=True)(state.params.network))
         report |= {"gradient_norm": optax.tree.norm(gradient), "gradient_steps": 1.0}
         remaining = (
             optimizers.remaining(state.steps, total_steps) if config.anneal_learning_rate else 1.0
@@ -155,7 +156,9 @@ def make(
         steps = state.steps.add(batch_size)
         return State(params, optimizer_state, scale, key, steps), metrics.episodes(step) | report
 
-    return Learner(init, update, pi.act, pi.value, batch_size, total_steps)
+    scale_axes = RewardScale(None, 0) if config.scale_rewards else None
+    axes = State(params=None, optimizer=None, reward_scale=scale_axes, key=0, steps=None)
+    return Learner(init, update, pi.act, pi.value, batch_size, total_steps, axes=axes)
 
 
 def _time_limit(env_params: Any) -> int:

@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
+from rlax_lab import shards
 from rlax_lab.errors import NonFiniteError
 from rlax_lab.metrics import Metrics
 from rlax_lab.types import Learner, PyTree
@@ -40,14 +43,16 @@ def seed_keys(seed: int, seeds: int) -> jax.Array:
     return jnp.stack([jax.random.key(seed + i) for i in range(seeds)])
 
 
-def advance(
-    learner: Learner,
-) -> jax.stages.Wrapped:
+def advance(learner: Learner, mesh: Mesh | None = None) -> jax.stages.Wrapped:
     """A jitted function ``(states [S], n) -> (states, summed metrics [S], first bad [S])``.
 
     It takes `n` updates of every seed in one program, whatever `n` is, and reuses the memory of
     the states that it is given. The last result is, per seed, which of the n updates first gave a
     loss or parameter that is not finite, or -1.
+
+    Args:
+      learner: what to train.
+      mesh: the devices that the states lie on (`shards.place`), if not on one.
     """
 
     def one(state: PyTree) -> tuple[PyTree, Metrics, jax.Array]:
@@ -70,6 +75,15 @@ def advance(
         none_bad = jnp.full(jax.tree.leaves(zeros)[0].shape, -1, jnp.int32)
         return jax.lax.fori_loop(0, n, body, (states, zeros, none_bad))
 
+    if mesh is not None:
+        states, seeds = shards.specs(learner), P(shards.SEEDS)
+        many = jax.shard_map(
+            many,
+            mesh=mesh,
+            in_specs=(states, P()),
+            out_specs=(states, seeds, seeds),
+            check_vma=False,
+        )
     return jax.jit(many, donate_argnums=0)
 
 

@@ -37,6 +37,9 @@ class Learner(NamedTuple):
       steps_per_update: environment steps that one update takes.
       total_steps: the environment steps of a whole run.
       initial_steps: how many of them `init` takes, to fill a replay buffer.
+      axes: where the algorithm can run in parts (`rlax_lab.shards`), which leaves of the state
+        every part has its own of: 0, or None for those that are common; a prefix of the state.
+      parts: in how many this one runs.
     """
 
     init: Callable[[jax.Array], Any]
@@ -46,6 +49,8 @@ class Learner(NamedTuple):
     steps_per_update: int
     total_steps: int
     initial_steps: int = 0
+    axes: PyTree = None
+    parts: int = 1
 
     @property
     def num_updates(self) -> int:

@@ -1,0 +1,156 @@
+"""One run in several parts: each has its share of the environments, and they learn as one.
+
+A learner's functions work on a part as they do on the whole. What they take the `mean` of they
+share with the other parts, and what they draw with a key of their `own` they do not; alone, both
+change nothing. So a run in S parts is the same on one device, which takes all of them, as on S
+devices, which take one each.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rlax_lab.errors import InputError
+from rlax_lab.types import Learner, PyTree
+
+# Seeds and parts are dealt to the devices; each maps over those that it has.
+SEEDS, DEVICES, PARTS = "seeds", "devices", "parts"
+# What the parts of a run have between them; all else in a configuration holds for each.
+_SHARED = ("num_envs", "total_steps", "batch_size", "buffer_size", "learning_starts")
+
+
+def mean(x: PyTree) -> PyTree:
+    """The mean over the parts of a run; `x` itself where it is in one part."""
+    names = _parted()
+    return jax.lax.pmean(x, names) if names else x
+
+
+def own(key: jax.Array) -> jax.Array:
+    """A key of this part's own; `key` itself where the run is in one part."""
+    names = _parted()
+    return jax.random.fold_in(key, jax.lax.axis_index(names)) if names else key
+
+
+def _parted() -> tuple[str, ...]:
+    """Over which axes the program around this is mapped."""
+
+    def mapped(name: str) -> bool:
+        try:
+            jax.lax.axis_size(name)
+        except NameError:
+            return False
+        return True
+
+    return tuple(filter(mapped, (DEVICES, PARTS)))
+
+
+def spread(make: Callable[[Any], Learner], config: Any, parts: int) -> Learner:
+    """A learner whose environments are in `parts` equal parts.
+
+    It is the algorithm of the whole: gradients, running statistics and what advantages are
+    standardised with are means over the parts. Only draws differ: a minibatch has as many rows of
+    each part, and a batch from replay as many transitions.
+
+    Args:
+      make: from a configuration to a learner.
+      config: of the whole.
+      parts: how many; 1 is ``make(config)``.
+
+    Raises:
+      InputError: where the parts would not be equal, or the algorithm has none.
+    """
+    if parts == 1:
+        return make(config)
+    share = {
+        name: _share(name, getattr(config, name), parts)
+        for name in (field.name for field in dataclasses.fields(config))
+        if name in _SHARED
+    }
+    part = make(dataclasses.replace(config, **share))
+    axes = part.axes
+    if axes is None:
+        raise InputError(f"parts is {parts}, but this algorithm runs in one part only.")
+
+    def init(key: jax.Array) -> PyTree:
+        over = {"axis_name": PARTS, "axis_size": parts}
+        return jax.vmap(part.init, in_axes=None, out_axes=axes, **over)(key)
+
+    def update(state: PyTree) -> tuple[PyTree, dict[str, jax.Array]]:
+        # On several devices these are one device's parts.
+        each = jax.vmap(part.update, in_axes=(axes,), out_axes=(axes, 0), axis_name=PARTS)
+        state, metrics = each(state)
+        sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+        return state, jax.lax.psum(sums, DEVICES) if DEVICES in _parted() else sums
+
+    return part._replace(
+        init=init,
+        update=update,
+        steps_per_update=parts * part.steps_per_update,
+        total_steps=parts * part.total_steps,
+        initial_steps=parts * part.initial_steps,
+        parts=parts,
+    )
+
+
+def _share(name: str, whole: int, parts: int) -> int:
+    if whole % parts and name != "total_steps":  # that is rounded up to whole updates anyway
+        divisors = [d for d in range(1, whole + 1) if whole % d == 0]
+        closest = min(divisors, key=lambda d: abs(d - parts))
+        raise InputError(
+            f"parts is {parts}, which does not divide {name} = {whole}; the nearest number that "
+            f"does is {closest}."
+        )
+    return -(-whole // parts)
+
+
+def deal(seeds: int, parts: int, devices: int | None = None) -> Mesh | None:
+    """The devices that seeds and parts are dealt to, equally many to each; None for just one.
+
+    Args:
+      seeds, parts: of a run.
+      devices: how many; by default as many as there are and can have equally much.
+
+    Raises:
+      InputError: where there are not so many, or they cannot have equally much.
+    """
+    available = len(jax.devices())
+    fits = [d for d in range(1, available + 1) if parts % (d // math.gcd(d, seeds)) == 0]
+    if devices is None:
+        devices = fits[-1]
+    if devices > available:
+        raise InputError(f"devices is {devices}, but there are {available}.")
+    if devices not in fits:
+        closest = min(fits, key=lambda d: abs(d - devices))
+        raise InputError(
+            f"devices is {devices}, but {seeds} seeds in {parts} parts cannot be dealt equally to "
+            f"so many; the nearest number is {closest}."
+        )
+    if devices == 1:
+        return None
+    side = math.gcd(devices, seeds)
+    grid = np.array(jax.devices()[:devices]).reshape(side, devices // side)
+    return Mesh(grid, (SEEDS, DEVICES), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def specs(learner: Learner) -> PyTree:
+    """How the states ``[seeds, ...]`` of a learner lie on the devices, a prefix of them."""
+    return jax.tree.map(
+        lambda axis: P(SEEDS) if axis is None else P(SEEDS, DEVICES),
+        learner.axes if learner.parts > 1 else None,
+        is_leaf=lambda axis: axis is None,
+    )
+
+
+def place(states: PyTree, learner: Learner, mesh: Mesh | None) -> PyTree:
+    """The states ``[seeds, ...]`` on the devices of a mesh."""
+    if mesh is None:
+        return states
+    wanted = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(learner))
+    return jax.device_put(states, wanted)
