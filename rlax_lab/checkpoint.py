@@ -53,12 +53,13 @@ def save(folder: Path, number: int, state: PyTree, notes: dict[str, Any]) -> Non
         shutil.rmtree(folder / f"{old:012d}", ignore_errors=True)
 
 
-def restore(folder: Path, example: PyTree) -> tuple[int, PyTree, dict[str, Any]]:
+def restore(folder: Path, example: PyTree | None = None) -> tuple[int, PyTree, dict[str, Any]]:
     """The newest whole checkpoint of a run: its number, state and notes.
 
     Args:
       folder: as given to `save`.
       example: a state of the same structure, shapes and types; arrays or their abstract shapes.
+        Without, the state is made of dicts and lists of NumPy arrays, whatever their shapes.
 
     Raises:
       InputError: if there is none that is whole.
@@ -87,13 +88,15 @@ def numbers(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
-def _load(path: Path, example: PyTree) -> tuple[PyTree, dict[str, Any]]:
+def _load(path: Path, example: PyTree | None) -> tuple[PyTree, dict[str, Any]]:
     from orbax.checkpoint import v1 as ocp
 
     seal = json.loads((path / "checkpoint.json").read_text())
     # Looked at before orbax does, whose threads print tracebacks when they meet damaged files.
     if _files(path / "state") != seal["files"]:
         raise ValueError("its files do not match their digests")
+    if example is None:
+        return ocp.load(path / "state"), seal["notes"]
     blank = jax.tree.map(_blank, example)
     if seal["form"] != form(blank):
         raise InputError(

@@ -14,6 +14,7 @@ from rlax_lab.cli import ours
 from rlax_lab.config import configuration, setting
 from rlax_lab.errors import InputError
 from rlax_lab.fab_cli import load_fab, new_folder
+from rlax_lab.model import Params
 from rlax_lab.randomize import Randomized
 
 ALGO = "mappo"
@@ -117,9 +118,7 @@ def decider(folder: Path, plan: Any, seed: int = 0) -> Any:
     config = configs.from_json(Config, record["config"])
     if seed >= record["seeds"]:
         raise InputError(f"seed is {seed}, but {folder} has {record['seeds']} seeds.")
-    found = task(record["env"], config, record["threshold"])
-    _, params = runs.load_params(found, folder, record["seeds"])
-    params = jax.tree.map(lambda x: np.asarray(x[seed]), params)
+    params = Params(jax.tree.map(lambda x: x[seed], runs.load_network(folder)), None)
     env = environment(plan, config)
     # Not the horizon that it was trained with: what is seen must not depend on it.
     longest = jnp.int32(ours("fab.instance").LONGEST_RUN)
@@ -127,9 +126,15 @@ def decider(folder: Path, plan: Any, seed: int = 0) -> Any:
     pi = fab_policy.make(env, env_params, config)
     wanted = jax.eval_shape(pi.init, jax.random.key(0))
     if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, wanted):
+        trained, here = _groups(params), plan.instance.num_groups
+        if trained in (None, here):
+            raise InputError(
+                f"{folder} holds a policy of other shapes: the program has changed since it was "
+                "saved."
+            )
         raise InputError(
-            f"the run in {folder} has separate actors for {_groups(params)} groups, but "
-            f"'{plan.name}' has {plan.instance.num_groups}; shared actors fit any fab."
+            f"the run in {folder} has separate actors for {trained} groups, but '{plan.name}' has "
+            f"{here}; shared actors fit any fab."
         )
     return env.deciding(env_params, lambda seen: pi.act(params, seen))
 
@@ -191,5 +196,6 @@ def _stack(params: list[Any]) -> Any:
     return stacked.replace(instance=jax.tree.map(jnp.asarray, instance))
 
 
-def _groups(params: Any) -> int:
-    return max(x.shape[0] for x in jax.tree.leaves(params.network) if x.ndim == 3)
+def _groups(params: Any) -> int | None:
+    """The groups that have actors of their own; None where they share one."""
+    return max((x.shape[0] for x in jax.tree.leaves(params.network) if x.ndim == 3), default=None)

@@ -187,6 +187,16 @@ def load_params(task: Task, folder: Path, seeds: int) -> tuple[int, PyTree]:
     return update, states.params
 
 
+def load_network(folder: Path) -> PyTree:
+    """The weights with which a run was last saved ``[seeds, ...]``, whatever it was trained on.
+
+    Raises:
+      InputError: if the folder has no whole checkpoint.
+    """
+    _, states, _ = checkpoint.restore(folder / "checkpoints")
+    return states["params"]["network"]
+
+
 def _shapes(task: Task, seeds: int) -> PyTree:
     """The abstract states ``[seeds, ...]`` that a checkpoint of `task` holds."""
     return jax.eval_shape(jax.vmap(task.learner.init), train.seed_keys(0, seeds))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from rlax_lab import fab_cli, fab_train, runs
+from rlax_lab import checkpoint, fab_cli, fab_policy, fab_train, runs
 from rlax_lab.cli import main, ours
+from rlax_lab.config import to_json
 from rlax_lab.errors import InputError
 
 # Few features are soon compiled.
@@ -114,6 +116,8 @@ def test_among_rules(whole: Path, folder: Path) -> None:
 def test_a_decider_is_of_a_run(whole: Path, folder: Path) -> None:
     """It adds to the run's rule, and is of one of the run's seeds."""
     plan = fab_cli.load_fab(str(folder / "tiny.toml"))
+    # The fab that it was trained on need not be there any more.
+    (folder / "tiny.toml").unlink()
     decider = fab_train.decider(whole, plan)
     assert decider.keys == ours("fab.rules").parse("SPT").keys
     # A run may be longer than the episodes of the training.
@@ -124,6 +128,30 @@ def test_a_decider_is_of_a_run(whole: Path, folder: Path) -> None:
     for place in (folder, folder / "nowhere"):
         with pytest.raises(InputError):
             fab_train.decider(place, plan)
+
+
+def test_a_decider_fits_the_fab(folder: Path) -> None:
+    """Separate actors fit a fab with as many groups, and weights the program that made them."""
+    plan = fab_cli.load_fab("tiny.toml")
+    (folder / "more.toml").write_text(PLAIN.replace("[groups.litho]", "[groups.litho]\n[groups.x]"))
+    config = fab_train.Config(actors="separate", hidden=4)
+    record = {"algo": "mappo", "env": "gone.toml", "seeds": 1, "seed": 0, "threshold": None}
+
+    def write(config: fab_train.Config) -> None:
+        (folder / "config.json").write_text(json.dumps({**record, "config": to_json(config)}))
+
+    env = fab_train.environment(plan, config)
+    init = fab_policy.make(env, env.default_params, config).init
+    params = jax.vmap(init)(jax.random.key(0)[None])
+    checkpoint.save(folder / "checkpoints", 0, {"params": params}, {})
+    write(config)
+    fab_train.decider(folder, plan)
+    with pytest.raises(InputError, match=r"actors for 2 groups, but 'more' has 3; shared"):
+        fab_train.decider(folder, fab_cli.load_fab("more.toml"))
+    for other in (replace(config, hidden=5), replace(config, actors="shared")):
+        write(other)
+        with pytest.raises(InputError, match="holds a policy of other shapes"):
+            fab_train.decider(folder, plan)
 
 
 def test_a_family_is_stacked() -> None:
