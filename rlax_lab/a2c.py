@@ -130,8 +130,8 @@ def make(
         return State(params, optimizer, actors, key, steps), finding.metrics
 
     pi = parts.policy
-    scale_axes = RewardScale(None, 0) if config.scale_rewards else None
-    axes = State(params=None, optimizer=None, actors=Actors(0, scale_axes), key=0, steps=None)
+    scale_axes = shards.axes(RewardScale, returns=0) if config.scale_rewards else None
+    axes = shards.axes(State, actors=shards.axes(Actors, env=0, reward_scale=scale_axes), key=0)
     return Learner(parts.start, update, pi.act, pi.value, batch_size, parts.total_steps, axes=axes)
 
 

@@ -158,14 +158,6 @@ def make(
             steps=state.steps.add(config.num_envs),
         ), metrics.episodes(step) | report
 
-    scale_axes = RewardScale(None, 0) if config.scale_rewards else None
-    axes = State(
-        params=None,
-        actor=None,
-        critic=None,
-        env=0,
-        reward_scale=scale_axes,
-        key=0,
-        steps=None,
-    )
+    scale_axes = shards.axes(RewardScale, returns=0) if config.scale_rewards else None
+    axes = shards.axes(State, env=0, reward_scale=scale_axes, key=0)
     return Learner(init, update, pi.act, pi.value, batch_size, total_steps, axes=axes)

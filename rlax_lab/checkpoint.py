@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from rlax_lab.errors import InputError
 from rlax_lab.types import PyTree
@@ -111,10 +112,19 @@ def _load(path: Path, example: PyTree | None) -> tuple[PyTree, dict[str, Any]]:
 
 
 def to_numpy(tree: PyTree) -> PyTree:
-    """`tree` on the host, typed keys as the integers behind them."""
-    return jax.tree.map(
-        lambda x: np.asarray(jax.random.key_data(x) if _is_key(x) else x), jax.device_get(tree)
-    )
+    """`tree` on the host, typed keys as the integers behind them.
+
+    Where several processes share the devices, all must ask for it.
+    """
+
+    def fetch(x: Any) -> np.ndarray:
+        if _is_key(x):
+            x = jax.random.key_data(x)
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            x = multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(x)
+
+    return jax.tree.map(fetch, tree)
 
 
 def digest(arrays: PyTree) -> str:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.util
+import math
 import os
 import shutil
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rlax_lab import a2c, a3c, actor_critic, dqn, policy, ppo, reinforce
+from rlax_lab import a2c, a3c, actor_critic, dqn, policy, ppo, reinforce, shards
 from rlax_lab import config as configs
 from rlax_lab.errors import InputError, NonFiniteError, nearest
 
@@ -130,9 +131,10 @@ def _train(words: list[str]) -> int:
     given = _resumed(parsed, given, runs.read_record)
     if given["env"] is None:
         raise InputError("--env is missing: an environment's name, or module:callable.")
-    settings = _build(runs.Settings, given)
+    use_all_cores()
+    settings = _build_settings(runs.Settings, given)
     config = _build(module.Config, given)
-    task = _task(algo, given["env"], config)
+    task = _task(algo, given["env"], config, settings.parts)
     folder = parsed.out or _new_folder(algo, given["env"].replace(":", "."))
     _use_compilation_cache()
     return _run(task, settings, folder, parsed.resume)
@@ -172,7 +174,8 @@ def _evaluate(words: list[str]) -> int:
     algo = record["algo"]
     if algo not in ALGORITHMS:
         raise InputError(f"{parsed.run} holds a run of the unknown algorithm {algo!r}.")
-    task = _task(algo, record["env"], configs.from_json(ALGORITHMS[algo].Config, record["config"]))
+    config = configs.from_json(ALGORITHMS[algo].Config, record["config"])
+    task = _task(algo, record["env"], config, record["parts"])
     update, params = runs.load_params(task, parsed.run, record["seeds"])
     _use_compilation_cache()
 
@@ -318,6 +321,15 @@ def _build(cls: type, given: dict[str, Any]) -> Any:
     return config
 
 
+def _build_settings(cls: type, given: dict[str, Any]) -> Any:
+    """`_build`, with one part for each of the devices that seeds do not fill."""
+    settings = _build(cls, given)
+    if settings.devices is None or "parts" in given:
+        return settings
+    parts = settings.devices // math.gcd(settings.devices, settings.seeds)
+    return dataclasses.replace(settings, parts=parts)
+
+
 def _resumed(
     parsed: argparse.Namespace,
     given: dict[str, Any],
@@ -350,7 +362,7 @@ def _run(task: Any, settings: Any, folder: Path, resume: bool) -> int:
     return 0
 
 
-def _task(algo: str, env_name: str, config: Any) -> Any:
+def _task(algo: str, env_name: str, config: Any, parts: int) -> Any:
     from rlax_lab.runs import Task
 
     registry = ours("registry")
@@ -358,7 +370,8 @@ def _task(algo: str, env_name: str, config: Any) -> Any:
         env, env_params = registry.make(env_name)
     except registry.UnknownEnvironment as error:
         raise InputError(str(error)) from error
-    learner = ALGORITHMS[algo].make(env, config, env_params)
+    module = ALGORITHMS[algo]
+    learner = shards.spread(lambda config: module.make(env, config, env_params), config, parts)
     threshold = registry.threshold(env_name)
     return Task(algo, env_name, env, env_params, threshold, config, learner)
 

@@ -487,19 +487,7 @@ def make(
         return learning, jax.tree.map(lambda x: jnp.sum(x, axis=0), reports)
 
     pi = policy(config.epsilon_end)
-    axes = State(
-        params=None,
-        target=None,
-        optimizer=None,
-        env=0,
-        recent=0,
-        buffer=0,
-        priorities=0,
-        exploring=0,
-        gradient_steps=None,
-        key=0,
-        steps=None,
-    )
+    axes = shards.axes(State, env=0, recent=0, buffer=0, priorities=0, exploring=0, key=0)
     return Learner(
         init, update, pi.act, pi.value, per_update, total_steps, initial_steps, axes=axes
     )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlax_lab import cli, fab_policy, mappo, runs
+from rlax_lab import cli, fab_policy, mappo, runs, shards
 from rlax_lab import config as configs
 from rlax_lab.cli import ours
 from rlax_lab.config import configuration, setting
@@ -68,20 +68,24 @@ def command(words: list[str]) -> int:
     given = cli._resumed(parsed, given, read_record)
     if given["env"] is None:
         raise InputError("the fab is missing: a ready-made one, a file or a family's name.")
-    settings = cli._build(Settings, given)
+    cli.use_all_cores()
+    settings = cli._build_settings(Settings, given)
     config = cli._build(Config, given)
     cli._use_compilation_cache()
-    made = task(given["env"], config, given.get("threshold"))
+    made = task(given["env"], config, given.get("threshold"), settings.parts)
     folder = parsed.out or new_folder(ALGO, given["env"])
     return cli._run(made, settings, folder, parsed.resume)
 
 
-def task(instance: str, config: Config, threshold: float | None = None) -> runs.Task:
+def task(
+    instance: str, config: Config, threshold: float | None = None, parts: int = 1
+) -> runs.Task:
     """What a run trains.
 
     Args:
       instance: the fab's name.
       threshold: of the returns; by default the best rule's, which takes a simulation of each.
+      parts: that the environments of a seed are in (`shards.spread`).
 
     Raises:
       InputError: on a fab, a rule or a configuration that cannot work.
@@ -99,7 +103,7 @@ def task(instance: str, config: Config, threshold: float | None = None) -> runs.
         env = Randomized(env, params)
     else:
         params = jax.tree.map(lambda x: x[0], params)
-    learner = mappo.make(env, config, params)
+    learner = shards.spread(lambda config: mappo.make(env, config, params), config, parts)
     return runs.Task(ALGO, instance, env, params, best, config, learner)
 
 

@@ -287,16 +287,8 @@ def make(
         factor = jnp.where(kl > 1.5 * target, 2.0, jnp.where(kl < target / 1.5, 0.5, 1.0))
         return state.kl_coef * factor
 
-    scale_axes = RewardScale(None, 0) if config.scale_rewards else None
-    axes = State(
-        params=None,
-        optimizer=None,
-        env=0,
-        reward_scale=scale_axes,
-        kl_coef=None,
-        key=0,
-        steps=None,
-    )
+    scale_axes = shards.axes(RewardScale, returns=0) if config.scale_rewards else None
+    axes = shards.axes(State, env=0, reward_scale=scale_axes, key=0)
     return Learner(init, update, pi.act, pi.value, batch_size, total_steps, axes=axes)
 
 

@@ -156,8 +156,8 @@ def make(
         steps = state.steps.add(batch_size)
         return State(params, optimizer_state, scale, key, steps), metrics.episodes(step) | report
 
-    scale_axes = RewardScale(None, 0) if config.scale_rewards else None
-    axes = State(params=None, optimizer=None, reward_scale=scale_axes, key=0, steps=None)
+    scale_axes = shards.axes(RewardScale, returns=0) if config.scale_rewards else None
+    axes = shards.axes(State, reward_scale=scale_axes, key=0)
     return Learner(init, update, pi.act, pi.value, batch_size, total_steps, axes=axes)
 
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from rlax_lab import checkpoint, metrics, provenance, statistics, train
+from rlax_lab import checkpoint, metrics, provenance, shards, statistics, train
 from rlax_lab.config import check, configuration, setting, to_json
 from rlax_lab.errors import InputError, NonFiniteError
 from rlax_lab.evaluate import evaluate
@@ -35,6 +36,18 @@ class Settings:
     checkpoint_seconds: float = setting(
         10.0, "save at the first report after this many seconds", low=0
     )
+    parts: int = setting(
+        1, "equal parts that the environments of a seed are in; a device takes one or more", low=1
+    )
+    devices: int | None = setting(
+        None,
+        "devices to use, the seeds and the parts dealt equally to them; none for as many as can be",
+        low=1,
+    )
+
+
+# What may differ when a run resumes.
+_NOT_RECORDED = ("checkpoint_seconds", "devices")
 
 
 class Task(NamedTuple):
@@ -69,6 +82,7 @@ def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> d
     """
     began = time.perf_counter()
     check(settings)
+    mesh = shards.deal(settings.seeds, settings.parts, settings.devices)
     record = _record(task, settings)
     _check_folder(folder, record, resume)
     done, states, clock = (
@@ -80,8 +94,9 @@ def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> d
     progress = Progress(task.learner.total_steps, settings.seeds)
     with progress, train.stop_on_signals() as stop:
         verb = "Resuming" if resume else "Training"
-        progress.say(f"{verb} {task.algo} on {task.env_name} in {folder}")
-        _conduct(task, settings, folder, done, states, clock, progress, stop)
+        on = f" on {mesh.size} devices" if mesh else ""
+        progress.say(f"{verb} {task.algo} on {task.env_name}{on} in {folder}")
+        _conduct(task, settings, folder, mesh, done, states, clock, progress, stop)
     summary = _summary(record, folder, clock)
     checkpoint.write_json(folder / "summary.json", summary)
     from rlax_lab import plots  # matplotlib is slow to import
@@ -116,6 +131,7 @@ def _conduct(
     task: Task,
     settings: Settings,
     folder: Path,
+    mesh: Mesh | None,
     done: int,
     states: PyTree,
     clock: dict[str, float],
@@ -128,8 +144,10 @@ def _conduct(
     if done == updates:
         return
     started = time.perf_counter()
-    chunk = train.advance(learner).lower(states, jnp.int32(1)).compile()
-    assess = _evaluator(task, settings).lower(states.params, jnp.int32(0)).compile()
+    states = shards.place(states, mesh, learner)
+    chunk = train.advance(learner, mesh).lower(states, jnp.int32(1)).compile()
+    keys = shards.place(train.seed_keys(settings.seed, settings.seeds), mesh)
+    assess = _evaluator(task, settings, mesh).lower(states.params, keys, jnp.int32(0)).compile()
     loop_began = saved_at = time.perf_counter()
     clock["compile"] += loop_began - started
     clock["wall"] += loop_began - started
@@ -147,7 +165,7 @@ def _conduct(
         try:
             for states, report in chunks:
                 clock["train"] += report.seconds
-                lines = _lines(report, assess(states.params, jnp.int32(report.update)))
+                lines = _lines(report, assess(states.params, keys, jnp.int32(report.update)))
                 speed = report.env_steps * settings.seeds / clock["train"]
                 log.write(lines, speed)
                 now = time.perf_counter()
@@ -215,7 +233,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}.") from error
-    names = {"algo": str, "env": str, "seeds": int, "seed": int, "config": dict}
+    names = {"algo": str, "env": str, "seeds": int, "seed": int, "parts": int, "config": dict}
     if not isinstance(record, dict) or any(
         not isinstance(record.get(name), kind) for name, kind in names.items()
     ):
@@ -224,7 +242,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def _record(task: Task, settings: Settings) -> dict[str, Any]:
-    kept = {k: v for k, v in to_json(settings).items() if k != "checkpoint_seconds"}
+    kept = {k: v for k, v in to_json(settings).items() if k not in _NOT_RECORDED}
     return {
         "algo": task.algo,
         "env": task.env_name,
@@ -271,11 +289,10 @@ def _keep_until(path: Path, update: int) -> None:
     partial.replace(path)
 
 
-def _evaluator(task: Task, settings: Settings) -> Any:
-    """A jitted ``(params [S], update) -> mean returns [S]``, the same for the same update."""
-    keys = train.seed_keys(settings.seed, settings.seeds)
+def _evaluator(task: Task, settings: Settings, mesh: Mesh | None) -> Any:
+    """A jitted ``(params [S], keys [S], update) -> mean returns [S]``, always the same."""
 
-    def assess(params: PyTree, update: jax.Array) -> jax.Array:
+    def assess(params: PyTree, keys: jax.Array, update: jax.Array) -> jax.Array:
         def one(params: PyTree, key: jax.Array) -> jax.Array:
             # Apart from the training keys, which are split from the seed's key, never folded.
             key = jax.random.fold_in(key, update)
@@ -285,13 +302,13 @@ def _evaluator(task: Task, settings: Settings) -> Any:
 
         return jax.vmap(one)(params, keys)
 
-    return jax.jit(assess)
+    return jax.jit(shards.over_seeds(assess, mesh))
 
 
 def _lines(report: train.Report, eval_returns: jax.Array) -> list[dict[str, Any]]:
     """One metrics line per seed."""
     lines = []
-    for seed, value in enumerate(np.asarray(eval_returns, np.float64)):
+    for seed, value in enumerate(checkpoint.to_numpy(eval_returns).astype(np.float64)):
         means = metrics.means({name: x[seed] for name, x in report.sums.items()})
         lines.append(
             {

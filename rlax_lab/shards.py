@@ -51,6 +51,11 @@ def _parted() -> tuple[str, ...]:
     return tuple(filter(mapped, (DEVICES, PARTS)))
 
 
+def axes(state: Any, **own: Any) -> PyTree:
+    """A `Learner`'s axes: of the NamedTuple `state`, all is common but the fields in `own`."""
+    return state(**{name: own.get(name) for name in state._fields})
+
+
 def spread(make: Callable[[Any], Learner], config: Any, parts: int) -> Learner:
     """A learner whose environments are in `parts` equal parts.
 
@@ -74,17 +79,17 @@ def spread(make: Callable[[Any], Learner], config: Any, parts: int) -> Learner:
         if name in _SHARED
     }
     part = make(dataclasses.replace(config, **share))
-    axes = part.axes
-    if axes is None:
+    which = part.axes
+    if which is None:
         raise InputError(f"parts is {parts}, but this algorithm runs in one part only.")
 
     def init(key: jax.Array) -> PyTree:
-        over = {"axis_name": PARTS, "axis_size": parts}
-        return jax.vmap(part.init, in_axes=None, out_axes=axes, **over)(key)
+        each = jax.vmap(part.init, in_axes=None, out_axes=which, axis_name=PARTS, axis_size=parts)
+        return each(key)
 
     def update(state: PyTree) -> tuple[PyTree, dict[str, jax.Array]]:
         # On several devices these are one device's parts.
-        each = jax.vmap(part.update, in_axes=(axes,), out_axes=(axes, 0), axis_name=PARTS)
+        each = jax.vmap(part.update, in_axes=(which,), out_axes=(which, 0), axis_name=PARTS)
         state, metrics = each(state)
         sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
         return state, jax.lax.psum(sums, DEVICES) if DEVICES in _parted() else sums
@@ -148,9 +153,23 @@ def specs(learner: Learner) -> PyTree:
     )
 
 
-def place(states: PyTree, learner: Learner, mesh: Mesh | None) -> PyTree:
-    """The states ``[seeds, ...]`` on the devices of a mesh."""
+def over_seeds(f: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyTree]:
+    """`f` of arguments ``[seeds, ...]`` but a last one that is common, on the devices of a mesh."""
     if mesh is None:
-        return states
-    wanted = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(learner))
-    return jax.device_put(states, wanted)
+        return f
+
+    def spread(*args: PyTree) -> PyTree:
+        by_seed = (P(SEEDS),) * (len(args) - 1)
+        return jax.shard_map(
+            f, mesh=mesh, in_specs=(*by_seed, P()), out_specs=P(SEEDS), check_vma=False
+        )(*args)
+
+    return spread
+
+
+def place(x: PyTree, mesh: Mesh | None, learner: Learner | None = None) -> PyTree:
+    """States of a learner, or anything else that seeds have ``[seeds, ...]``, on a mesh's devices."""
+    if mesh is None:
+        return x
+    spec = P(SEEDS) if learner is None else specs(learner)
+    return jax.device_put(x, jax.tree.map(lambda spec: NamedSharding(mesh, spec), spec))

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from rlax_lab import shards
+from rlax_lab import checkpoint, shards
 from rlax_lab.errors import NonFiniteError
 from rlax_lab.metrics import Metrics
 from rlax_lab.types import Learner, PyTree
@@ -118,7 +118,7 @@ def train(
             continue
         start = time.perf_counter()
         states, sums, bad = chunk(states, jnp.int32(end - done))
-        sums, bad = jax.device_get((sums, bad))
+        sums, bad = checkpoint.to_numpy((sums, bad))
         if np.any(bad >= 0):
             seed = int(np.argmax(bad >= 0))
             raise NonFiniteError(
