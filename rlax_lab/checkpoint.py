@@ -27,6 +27,8 @@ KEEP = 3
 def save(folder: Path, number: int, state: PyTree, notes: dict[str, Any]) -> None:
     """Writes checkpoint `number` of a run and drops all but the newest few.
 
+    Of several processes all must call it; the first writes.
+
     Args:
       folder: holds one subfolder per checkpoint.
       number: counts updates; names the subfolder.
@@ -36,10 +38,14 @@ def save(folder: Path, number: int, state: PyTree, notes: dict[str, Any]) -> Non
     from orbax.checkpoint import v1 as ocp
 
     arrays = to_numpy(state)
+    leads = jax.process_index() == 0
     target = folder.resolve() / f"{number:012d}"
-    shutil.rmtree(target, ignore_errors=True)  # an unfinished one of a run that was killed
-    target.mkdir(parents=True)
-    ocp.save(target / "state", arrays)
+    if leads:
+        shutil.rmtree(target, ignore_errors=True)  # an unfinished one of a run that was killed
+        target.mkdir(parents=True)
+    ocp.save(target / "state", arrays)  # waits for all processes
+    if not leads:
+        return
     seal = {
         "form": form(arrays),
         "digest": digest(arrays),
@@ -108,7 +114,7 @@ def _load(path: Path, example: PyTree | None) -> tuple[PyTree, dict[str, Any]]:
     # orbax casts silently where types differ; the digest covers types and shapes as well.
     if digest(arrays) != seal["digest"]:
         raise ValueError("its contents do not match its digest")
-    return jax.tree.map(_from_numpy, arrays, example), seal["notes"]
+    return from_numpy(arrays, example), seal["notes"]
 
 
 def to_numpy(tree: PyTree) -> PyTree:
@@ -153,7 +159,9 @@ def form(arrays: PyTree) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `path` whole or not at all."""
+    """Writes `path` whole or not at all; of several processes, the first."""
+    if jax.process_index() > 0:
+        return
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(partial, path)
@@ -167,6 +175,11 @@ def _blank(x: Any) -> np.ndarray:
     if _is_key(x):
         x = jax.eval_shape(jax.random.key_data, x)
     return np.zeros(x.shape, x.dtype)
+
+
+def from_numpy(arrays: PyTree, example: PyTree) -> PyTree:
+    """What `to_numpy` gave, as arrays and keys like those of `example`."""
+    return jax.tree.map(_from_numpy, arrays, example)
 
 
 def _from_numpy(x: np.ndarray, example: Any) -> jax.Array:

@@ -123,6 +123,7 @@ def _train(words: list[str]) -> int:
         names = ", ".join(presets)
         parser.add_argument("--preset", help=f"other defaults for all that follows: {names}")
     _add_settings(parser.add_argument_group("the run"), runs.Settings)
+    _add_settings(parser.add_argument_group("several hosts, each with this command"), Processes)
     _add_settings(parser.add_argument_group(f"configuration of {algo}"), module.Config)
     parsed = parser.parse(words[1:])
     given = _given(parsed)
@@ -131,6 +132,7 @@ def _train(words: list[str]) -> int:
     given = _resumed(parsed, given, runs.read_record)
     if given["env"] is None:
         raise InputError("--env is missing: an environment's name, or module:callable.")
+    _join(_build(Processes, given))
     use_all_cores()
     settings = _build_settings(runs.Settings, given)
     config = _build(module.Config, given)
@@ -242,6 +244,40 @@ class Episodes:
 
     episodes: int = configs.setting(128, "episodes per seed", low=1)
     seed: int = configs.setting(12345, "of the episodes", low=0, high=2**31 - 1)
+
+
+@configs.configuration
+class Processes:
+    """The processes that share one run."""
+
+    processes: int = configs.setting(1, "how many share this run", low=1)
+    process: int = configs.setting(0, "which of them this is, from 0", low=0)
+    coordinator: str | None = configs.setting(None, "HOST:PORT of process 0, where they meet")
+
+
+def _join(ours: Processes) -> None:
+    """Meets the other processes of a run. Before JAX is used.
+
+    Raises:
+      InputError: where these cannot meet.
+    """
+    if ours.processes == 1:
+        return
+    if ours.process >= ours.processes:
+        raise InputError(
+            f"process is {ours.process}, but must be below processes = {ours.processes}."
+        )
+    if ours.coordinator is None:
+        raise InputError("--processes needs --coordinator, HOST:PORT of process 0.")
+    import jax
+
+    try:
+        jax.distributed.initialize(ours.coordinator, ours.processes, ours.process)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"process {ours.process} met nobody at {ours.coordinator}: {reason}"
+        ) from error
 
 
 _UNSET: Any = object()

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.live import Live
@@ -46,7 +47,7 @@ class Progress:
     def __init__(self, total_steps: int, seeds: int) -> None:
         self.total_steps = total_steps
         self.seeds = seeds
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, quiet=jax.process_index() > 0)
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "Progress":

@@ -6,6 +6,7 @@ seed; nothing in it depends on the clock, so equal runs give equal files), Tenso
 """
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +70,8 @@ class Stopped(Exception):
 def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> dict[str, Any]:
     """Trains, evaluates, saves and plots; returns what ``summary.json`` holds.
 
+    Of several processes (`jax.distributed`) each calls it; the first writes, the others return {}.
+
     Args:
       task: what to train.
       settings: seeds, reports, checkpoints.
@@ -84,7 +87,10 @@ def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> d
     check(settings)
     mesh = shards.deal(settings.seeds, settings.parts, settings.devices)
     record = _record(task, settings)
-    _check_folder(folder, record, resume)
+    # Of several processes that share a run, the first does all that leaves a trace.
+    leads = jax.process_index() == 0
+    if leads:
+        _check_folder(folder, record, resume)
     done, states, clock = (
         _load(task, settings, folder) if resume else _begin(task, settings, folder)
     )
@@ -97,6 +103,8 @@ def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> d
         on = f" on {mesh.size} devices" if mesh else ""
         progress.say(f"{verb} {task.algo} on {task.env_name}{on} in {folder}")
         _conduct(task, settings, folder, mesh, done, states, clock, progress, stop)
+    if not leads:
+        return {}
     summary = _summary(record, folder, clock)
     checkpoint.write_json(folder / "summary.json", summary)
     from rlax_lab import plots  # matplotlib is slow to import
@@ -123,7 +131,8 @@ def _load(task: Task, settings: Settings, folder: Path) -> tuple[int, PyTree, di
     """A run as its newest whole checkpoint has it, and its metrics cut back to there."""
     shapes = _shapes(task, settings.seeds)
     done, states, clock = checkpoint.restore(folder / "checkpoints", shapes)
-    _keep_until(folder / "metrics.jsonl", done)
+    if jax.process_index() == 0:
+        _keep_until(folder / "metrics.jsonl", done)
     return done, states, clock
 
 
@@ -180,15 +189,17 @@ def _conduct(
                     [line["eval_return"] for line in lines],
                 )
                 finished = report.update == updates
-                if finished or stop.signal or now - saved_at >= settings.checkpoint_seconds:
+                due = now - saved_at >= settings.checkpoint_seconds
+                due, signal = shards.agree((due, stop.signal or 0))
+                if finished or signal or due:
                     checkpoint.save(folder / "checkpoints", report.update, states, clock)
                     saved, saved_at = report.update, now
-                if stop.signal and not finished:
+                if signal and not finished:
                     progress.say(
                         f"Stopped at {report.env_steps} steps and saved; the same command with "
                         f"--out {folder} --resume goes on from there."
                     )
-                    raise Stopped(stop.signal)
+                    raise Stopped(signal)
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"{error}; the last good checkpoint, after update {saved}, is kept in {folder}."
@@ -328,10 +339,13 @@ class _Log:
     def __init__(self, folder: Path, steps_done: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self.file = (folder / "metrics.jsonl").open("a")
+        leads = jax.process_index() == 0
+        self.file = (folder / "metrics.jsonl" if leads else Path(os.devnull)).open("a")
         # Readers drop what a killed run wrote after its last checkpoint.
         purge = steps_done + 1 if steps_done else None
-        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        self.events = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=purge, write_to_disk=leads
+        )
 
     def __enter__(self) -> "_Log":
         return self

@@ -14,9 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rlax_lab import checkpoint
 from rlax_lab.errors import InputError
 from rlax_lab.types import Learner, PyTree
 
@@ -125,23 +127,39 @@ def deal(seeds: int, parts: int, devices: int | None = None) -> Mesh | None:
     Raises:
       InputError: where there are not so many, or they cannot have equally much.
     """
-    available = len(jax.devices())
-    fits = [d for d in range(1, available + 1) if parts % (d // math.gcd(d, seeds)) == 0]
-    if devices is None:
-        devices = fits[-1]
-    if devices > available:
-        raise InputError(f"devices is {devices}, but there are {available}.")
-    if devices not in fits:
-        closest = min(fits, key=lambda d: abs(d - devices))
+    processes, available = jax.process_count(), len(jax.devices())
+    fits = [
+        number
+        for number in range(processes, available + 1, processes)
+        if parts % (number // math.gcd(number, seeds)) == 0
+    ]
+    if not fits:
         raise InputError(
-            f"devices is {devices}, but {seeds} seeds in {parts} parts cannot be dealt equally to "
+            f"{processes} processes cannot share {seeds} seeds in {parts} parts equally; give "
+            f"--parts {processes}."
+        )
+    number = fits[-1] if devices is None else devices
+    if number > available:
+        raise InputError(f"devices is {number}, but there are {available}.")
+    if number not in fits:
+        closest = min(fits, key=lambda d: abs(d - number))
+        raise InputError(
+            f"devices is {number}, but {seeds} seeds in {parts} parts cannot be dealt equally to "
             f"so many; the nearest number is {closest}."
         )
-    if devices == 1:
+    if number == 1:
         return None
-    side = math.gcd(devices, seeds)
-    grid = np.array(jax.devices()[:devices]).reshape(side, devices // side)
+    # As many of each process.
+    own = [[d for d in jax.devices() if d.process_index == p] for p in range(processes)]
+    chosen = [device for each in own for device in each[: number // processes]]
+    side = math.gcd(number, seeds)
+    grid = np.array(chosen).reshape(side, number // side)
     return Mesh(grid, (SEEDS, DEVICES), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def agree(x: PyTree) -> PyTree:
+    """What the first process says; `x` itself where there is no other."""
+    return x if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(x)
 
 
 def specs(learner: Learner) -> PyTree:
@@ -168,8 +186,14 @@ def over_seeds(f: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyT
 
 
 def place(x: PyTree, mesh: Mesh | None, learner: Learner | None = None) -> PyTree:
-    """States of a learner, or anything else that seeds have ``[seeds, ...]``, on a mesh's devices."""
+    """Puts a learner's states, or what else seeds have ``[seeds, ...]``, on a mesh's devices."""
     if mesh is None:
         return x
     spec = P(SEEDS) if learner is None else specs(learner)
-    return jax.device_put(x, jax.tree.map(lambda spec: NamedSharding(mesh, spec), spec))
+    wanted = jax.tree.map(lambda spec: NamedSharding(mesh, spec), spec)
+    if jax.process_count() == 1:
+        return jax.device_put(x, wanted)
+    # Every process has all of it on its host, and puts its own devices' share there.
+    shapes = jax.eval_shape(lambda: x)
+    put = jax.jit(lambda arrays: checkpoint.from_numpy(arrays, shapes), out_shardings=wanted)
+    return put(checkpoint.to_numpy(x))
