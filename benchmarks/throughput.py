@@ -1,70 +1,423 @@
-"""How fast PPO trains, over the number of environments.
+"""How fast the learners are beside others' at the same work, and how far from the limit.
 
-    python benchmarks/throughput.py [--envs 64 512 ...] [--out FILE]
+    python benchmarks/throughput.py [CASE ...] [--peers PYTHON] [--purejaxrl PATH] [--rounds 5]
 
-CartPole-v1, 128 steps, 4 epochs of 4 minibatches, two towers of 64 and 64 tanh units. Compile time
-is apart. On a machine shared with others only ratios measured side by side mean anything.
+Every side is a process of its own that compiles first and then does the same piece of work, round
+after round, in turn with the others: on a machine whose speed drifts, only ratios within a round
+mean something. `make bench` makes the environment of the peers and runs all of it. The limit is
+what the bare matrix products of PPO's update take.
 """
 
 import argparse
+import itertools
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import gymnax
-import jax
 import numpy as np
 
-from rlax_lab import ppo, provenance
+from rlax_lab import provenance
 
-SIZES = (64, 256, 1024, 4096, 16384, 65536)
-SECONDS = 3.0
+RESULTS = Path(__file__).parent / "results"
+WORKER = Path(__file__).with_name("throughput_worker.py")
+ROOT = WORKER.parent.parent
+SIDES = ("ours", "purejaxrl", "rejax", "sb3")
+PPO = {"num_epochs": 4, "num_minibatches": 4, "num_steps": 128}
 
 
-def measure(num_envs: int) -> dict[str, Any]:
-    """Compile seconds, and steps per second of single updates (median and range)."""
-    env, _ = gymnax.make("CartPole-v1")
-    config = ppo.Config(num_envs=num_envs, num_steps=128, num_epochs=4, num_minibatches=4)
-    learner = ppo.make(env, config)
-    began = time.perf_counter()
-    state = jax.jit(learner.init)(jax.random.key(0))
-    update = jax.jit(learner.update, donate_argnums=0).lower(state).compile()
-    compiled = time.perf_counter() - began
-    state, _ = jax.block_until_ready(update(state))
-    speeds: list[float] = []
-    began = time.perf_counter()
-    while time.perf_counter() - began < SECONDS or len(speeds) < 3:
-        start = time.perf_counter()
-        state, _ = jax.block_until_ready(update(state))
-        speeds.append(learner.steps_per_update / (time.perf_counter() - start))
+def ppo_case(num_envs: int, env: str = "CartPole-v1", devices: int = 1) -> dict[str, Any]:
+    """PPO with purejaxrl's sizes: 128 steps, 4 epochs of 4 minibatches, towers of 64 tanh units."""
+    batch = num_envs * 128
+    updates = max(1, round(2**19 / batch))
     return {
-        "num_envs": num_envs,
-        "compile_seconds": compiled,
-        "steps_per_second": float(np.median(speeds)),
-        "range": [min(speeds), max(speeds)],
-        "updates": len(speeds),
+        "algo": "ppo",
+        "env": env,
+        "devices": devices,
+        "steps": updates * batch,
+        "gradient_steps": updates * 16,
+        "gradient_steps_per_update": 16,
+        "ours": {**PPO, "num_envs": num_envs, "learning_rate": 2.5e-4, "entropy_coef": 0.01},
+        "purejaxrl_config": {
+            "LR": 2.5e-4,
+            "NUM_ENVS": num_envs,
+            "NUM_STEPS": 128,
+            "UPDATE_EPOCHS": 4,
+            "NUM_MINIBATCHES": 4,
+            "GAMMA": 0.99,
+            "GAE_LAMBDA": 0.95,
+            "CLIP_EPS": 0.2,
+            "ENT_COEF": 0.01,
+            "VF_COEF": 0.5,
+            "MAX_GRAD_NORM": 0.5,
+            "ACTIVATION": "tanh",
+            "ENV_NAME": env,
+            "ANNEAL_LR": True,
+        },
+        "rejax_config": {
+            **PPO,
+            "num_envs": num_envs,
+            "learning_rate": 2.5e-4,
+            "max_grad_norm": 0.5,
+            "agent_kwargs": {"activation": "tanh"},
+        },
+        "sides": ("ours", "purejaxrl", "rejax"),
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--envs", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--out", type=Path, help="write a stamped result file")
-    arguments = parser.parse_args()
-    rows = []
-    for num_envs in arguments.envs:
-        row = measure(num_envs)
-        rows.append(row)
-        low, high = row["range"]
-        print(
-            f"{num_envs:6d} environments: {row['steps_per_second']:,.0f} steps/s "
-            f"({low:,.0f} to {high:,.0f}), compiled in {row['compile_seconds']:.1f} s",
-            flush=True,
+def dqn_case(peer: str) -> dict[str, Any]:
+    """Ten environments and a batch every step of theirs, as purejaxrl; five batches, as rejax."""
+    updates = 5000
+    batch, buffer, each = {"purejaxrl": (128, 10_000, 1), "rejax": (100, 50_000, 5)}[peer]
+    sizes, activation = {"purejaxrl": ((120, 84), "relu"), "rejax": ((64, 64), "relu")}[peer]
+    return {
+        "algo": "dqn",
+        "env": "CartPole-v1",
+        "steps": updates * 10,
+        "gradient_steps": updates * each,
+        "gradient_steps_per_update": each,
+        "ours": {
+            "num_envs": 10,
+            "num_steps": 1,
+            "num_gradient_steps": each,
+            "batch_size": batch,
+            "buffer_size": buffer,
+            "learning_starts": 1000,
+            "hidden_sizes": sizes,
+            "activation": activation,
+        },
+        "purejaxrl_config": {
+            "NUM_ENVS": 10,
+            "BUFFER_SIZE": buffer,
+            "BUFFER_BATCH_SIZE": batch,
+            "EPSILON_START": 1.0,
+            "EPSILON_FINISH": 0.05,
+            "EPSILON_ANNEAL_TIME": 25e4,
+            "TARGET_UPDATE_INTERVAL": 500,
+            "LR": 2.5e-4,
+            "LEARNING_STARTS": 0,
+            "TRAINING_INTERVAL": 10,
+            "GAMMA": 0.99,
+            "TAU": 1.0,
+            "ENV_NAME": "CartPole-v1",
+        },
+        "rejax_config": {
+            "num_envs": 10,
+            "num_epochs": each,
+            "batch_size": batch,
+            "buffer_size": buffer,
+            "fill_buffer": 0,
+            "target_update_freq": 200,
+            "agent_kwargs": {"activation": "relu"},
+        },
+        "sides": ("ours", peer),
+    }
+
+
+def pendulum_case() -> dict[str, Any]:
+    """Continuous PPO: 100 environments, 100 steps, 10 epochs of 10 minibatches."""
+    sizes = {"num_envs": 100, "num_steps": 100, "num_epochs": 10, "num_minibatches": 10}
+    updates = 10
+    return {
+        "algo": "ppo",
+        "env": "Pendulum-v1",
+        "steps": updates * 10_000,
+        "gradient_steps": updates * 100,
+        "gradient_steps_per_update": 100,
+        "ours": {**sizes, "learning_rate": 1e-3},
+        "rejax_config": {
+            **sizes,
+            "learning_rate": 1e-3,
+            "max_grad_norm": 0.5,
+            "agent_kwargs": {"activation": "tanh"},
+        },
+        "sides": ("ours", "rejax"),
+    }
+
+
+def a2c_case() -> dict[str, Any]:
+    """A2C with SB3's sizes: 8 environments, 5 steps."""
+    return {
+        "algo": "a2c",
+        "env": "CartPole-v1",
+        "steps": 8000,
+        "gradient_steps": 200,
+        "gradient_steps_per_update": 1,
+        "ours": {"num_envs": 8, "num_steps": 5},
+        "sb3_config": {"n_steps": 5},
+        "sides": ("ours", "sb3"),
+    }
+
+
+def cases(devices: int) -> dict[str, dict[str, Any]]:
+    """By name; PPO in large batches uses `devices`, each a part of the environments."""
+    found = {f"ppo_{n}": ppo_case(n) for n in (4, 64)}
+    found |= {f"ppo_{n}": ppo_case(n, devices=devices) for n in (2048, 16384)}
+    found["ppo_2048_one_device"] = {**ppo_case(2048), "sides": ("ours", "purejaxrl")}
+    found["ppo_pendulum"] = pendulum_case()
+    found["ppo_breakout"] = ppo_case(64, "Breakout-MinAtar")
+    found["dqn_as_purejaxrl"] = dqn_case("purejaxrl")
+    found["dqn_as_rejax"] = dqn_case("rejax")
+    found["a2c"] = a2c_case()
+    return found
+
+
+class Side:
+    """A worker process."""
+
+    def __init__(self, python: str, side: str, case: dict[str, Any]) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT) if side == "ours" else ""}
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [python, str(WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env=environment,
         )
-    if arguments.out:
-        result = {"command": "python benchmarks/throughput.py", "rows": rows}
-        arguments.out.write_text(json.dumps(result | provenance.stamp(), indent=2) + "\n")
+        self.ready = self.ask(json.dumps((side, case)))
+
+    def ask(self, line: str = "") -> dict[str, Any]:
+        """Sends a line and waits for the answer."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        for answer in self.process.stdout:
+            if answer.startswith("{"):
+                found: dict[str, Any] = json.loads(answer)
+                return found
+        self.log.seek(0)
+        raise RuntimeError(self.log.read()[-2000:])
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def compare(case: dict[str, Any], pythons: dict[str, str], rounds: int) -> dict[str, Any]:
+    """All sides of a case, round by round."""
+    sides: dict[str, Side] = {}
+    try:
+        for name in case["sides"]:
+            if name in pythons:
+                sides[name] = Side(pythons[name], name, case)
+        mine = sides["ours"].ready
+        for name, side in sides.items():
+            for unit in ("steps", "gradient_steps"):
+                if abs(side.ready[unit] - mine[unit]) > 0.01 * mine[unit]:
+                    raise RuntimeError(f"{name} takes {side.ready[unit]} {unit}, ours {mine[unit]}")
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        peaks = {}
+        for _ in range(rounds):
+            for name, side in sides.items():
+                answer = side.ask()
+                seconds[name].append(answer["seconds"])
+                peaks[name] = answer["peak_mb"]
+    finally:
+        for side in sides.values():
+            side.close()
+    return {
+        "steps": mine["steps"],
+        "gradient_steps": mine["gradient_steps"],
+        "sides": {
+            name: {
+                "seconds": seconds[name],
+                "steps_per_second": mine["steps"] / float(np.median(seconds[name])),
+                "prepared_seconds": sides[name].ready["prepared"],
+                "peak_mb": peaks[name],
+                **({"ratio": ratio(seconds[name], seconds["ours"])} if name != "ours" else {}),
+            }
+            for name in sides
+        },
+    }
+
+
+def ratio(theirs: list[float], ours: list[float]) -> dict[str, float]:
+    """How many times faster ours is: median and range of the rounds' own ratios."""
+    each = np.array(theirs) / np.array(ours)
+    return {"median": float(np.median(each)), "low": float(each.min()), "high": float(each.max())}
+
+
+class Product(NamedTuple):
+    """A matrix product ``[rows, inner] x [inner, columns]``, and its two gradients."""
+
+    inner: int
+    columns: int
+    into: bool  # whether the gradient of the input is needed
+
+
+def products(observation: int, outputs: int, hidden: tuple[int, ...] = (64, 64)) -> list[Product]:
+    """What the two towers of an actor-critic multiply for each row."""
+    found = []
+    for last in (outputs, 1):
+        sizes = (observation, *hidden, last)
+        layers = enumerate(itertools.pairwise(sizes))
+        found += [Product(a, b, i > 0) for i, (a, b) in layers]
+    return found
+
+
+def operations(rows: int, found: list[Product]) -> int:
+    """Floating-point operations of one forward and backward pass of `rows` rows."""
+    return sum(2 * rows * p.inner * p.columns * (3 if p.into else 2) for p in found)
+
+
+def limit(num_envs: int = 2048, devices: int = 1) -> dict[str, Any]:
+    """Seconds of one PPO update's matrix products alone, at the best layout and size of chunk."""
+    import jax
+    import jax.numpy as jnp
+
+    rows, passes = num_envs * 128, 4
+    wanted = products(4, 2)
+
+    def one(chunk: int, features_first: bool) -> Any:
+        def product(a: Any, b: Any, contract: tuple[int, int]) -> Any:
+            return jax.lax.dot_general(a, b, (((contract[0],), (contract[1],)), ((), ())))
+
+        def body(total: Any, _: Any) -> tuple[Any, None]:
+            new = []
+            for (x, w, g), t, p in zip(arrays, total, wanted, strict=True):
+                # Each depends on the last, so that none is computed once for all.
+                x = x + t[0, 0] * 0
+                if features_first:
+                    y, dw = product(w, x, (0, 0)), product(x, g, (1, 1))
+                    dx = product(w, g, (1, 0)) if p.into else None
+                else:
+                    y, dw = product(x, w, (1, 0)), product(x, g, (0, 0))
+                    dx = product(g, w, (1, 1)) if p.into else None
+                new.append(dw + y[0, 0] + (0 if dx is None else dx[0, 0]))
+            return new, None
+
+        def shape(n: int) -> tuple[int, int]:
+            return (n, chunk) if features_first else (chunk, n)
+
+        key = jax.random.key(0)
+        arrays = [
+            (
+                jax.random.normal(key, shape(p.inner)),
+                jax.random.normal(key, (p.inner, p.columns)),
+                jax.random.normal(key, shape(p.columns)),
+            )
+            for p in wanted
+        ]
+        start = [jnp.zeros((p.inner, p.columns)) for p in wanted]
+        length = rows * passes // chunk // devices
+
+        def run(_: Any) -> Any:
+            return jax.lax.scan(body, start, length=length)[0]
+
+        if devices == 1:
+            return jax.jit(run)
+        mesh = jax.make_mesh((devices,), ("devices",))
+        spec = jax.sharding.PartitionSpec
+        return jax.jit(
+            jax.shard_map(run, mesh=mesh, in_specs=spec(), out_specs=spec(), check_vma=False)
+        )
+
+    best: dict[str, Any] = {}
+    for chunk in (1024, 4096, 16384):
+        for features_first in (False, True):
+            run = one(chunk, features_first)
+            jax.block_until_ready(run(0))
+            times = []
+            for _ in range(3):
+                start = time.perf_counter()
+                jax.block_until_ready(run(0))
+                times.append(time.perf_counter() - start)
+            if min(times) < best.get("seconds", np.inf):
+                layout = "features first" if features_first else "rows first"
+                best = {"seconds": min(times), "chunk": chunk, "layout": layout}
+    flops = passes * operations(rows, wanted)
+    return best | {"gflops": flops / best["seconds"] / 1e9, "num_envs": num_envs}
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results in Markdown."""
+    lines = [
+        "| case | side | steps/s | ours is faster by (range) | compiled and run once, s | MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        for side, row in result["sides"].items():
+            faster = row.get("ratio")
+            shown = (
+                ""
+                if faster is None
+                else (f"{faster['median']:.2f} ({faster['low']:.2f} to {faster['high']:.2f})")
+            )
+            lines.append(
+                f"| {name} | {side} | {row['steps_per_second']:,.0f} | {shown} "
+                f"| {row['prepared_seconds']:.1f} | {row['peak_mb']:.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    devices = os.cpu_count() or 1
+    known = cases(devices)
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(known)}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", help="a Python that has the peers (make bench makes one)")
+    parser.add_argument("--purejaxrl", type=Path, help="a checkout of it, run with that Python")
+    parser.add_argument("--tiny", action="store_true", help="little work, to see that it runs")
+    parser.add_argument("--out", type=Path, default=RESULTS / "throughput.json")
+    arguments = parser.parse_args()
+    for name in arguments.cases:
+        if name not in known:
+            parser.error(f"there is no case {name!r}; there are {', '.join(known)}.")
+    pythons = {"ours": sys.executable}
+    if arguments.peers:
+        pythons |= {"rejax": arguments.peers, "sb3": arguments.peers}
+        if arguments.purejaxrl:
+            pythons["purejaxrl"] = arguments.peers
+    results: dict[str, Any] = {}
+    for name in arguments.cases or known:
+        case = known[name] | {"purejaxrl": str(arguments.purejaxrl)}
+        if arguments.tiny:
+            case = shrunk(case)
+        results[name] = compare(case, pythons, arguments.rounds)
+        print(table({name: results[name]}).splitlines()[-len(results[name]["sides"]) :], flush=True)
+    bound = measure_limit(devices, 64 if arguments.tiny else 2048)
+    print(table(results))
+    print(f"limit of PPO's update at {bound['num_envs']} environments: {bound}")
+    written = {
+        "command": "make bench",
+        "rounds": arguments.rounds,
+        "cases": results,
+        "limit": bound,
+        **provenance.stamp(),
+    }
+    arguments.out.write_text(json.dumps(written, indent=2) + "\n")
+
+
+def shrunk(case: dict[str, Any]) -> dict[str, Any]:
+    """As little work as a case can be."""
+    updates = case["gradient_steps"] // case["gradient_steps_per_update"]
+    return case | {
+        "steps": case["steps"] // updates,
+        "gradient_steps": case["gradient_steps_per_update"],
+    }
+
+
+def measure_limit(devices: int, num_envs: int) -> dict[str, Any]:
+    """`limit` in a process of its own, whose JAX has as many devices."""
+    code = (
+        f"import json, jax; jax.config.update('jax_num_cpu_devices', {devices})\n"
+        "from benchmarks.throughput import limit\n"
+        f"found = [limit({num_envs}, n) for n in {{1, {devices}}}]\n"
+        "print(json.dumps(min(found, key=lambda x: x['seconds'])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 if __name__ == "__main__":

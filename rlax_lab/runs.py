@@ -8,6 +8,7 @@ seed; nothing in it depends on the clock, so equal runs give equal files), Tenso
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,18 +92,20 @@ def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> d
     leads = jax.process_index() == 0
     if leads:
         _check_folder(folder, record, resume)
+    programs = _programs(task, settings, mesh, resume)
     done, states, clock = (
-        _load(task, settings, folder) if resume else _begin(task, settings, folder)
+        _load(task, settings, folder) if resume else _begin(task, settings, folder, programs)
     )
     if not resume:
         checkpoint.write_json(folder / "config.json", record)
+    clock["compile"] += programs.seconds
     clock["wall"] += time.perf_counter() - began
     progress = Progress(task.learner.total_steps, settings.seeds)
     with progress, train.stop_on_signals() as stop:
         verb = "Resuming" if resume else "Training"
         on = f" on {mesh.size} devices" if mesh else ""
         progress.say(f"{verb} {task.algo} on {task.env_name}{on} in {folder}")
-        _conduct(task, settings, folder, mesh, done, states, clock, progress, stop)
+        _conduct(task, settings, folder, mesh, programs, done, states, clock, progress, stop)
     if not leads:
         return {}
     summary = _summary(record, folder, clock)
@@ -114,10 +117,43 @@ def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> d
     return summary
 
 
-def _begin(task: Task, settings: Settings, folder: Path) -> tuple[int, PyTree, dict[str, float]]:
-    """A new run, saved before its first update."""
+class _Programs(NamedTuple):
+    """What a run consists of, compiled; `seconds` is what that took.
+
+    Attributes:
+      init: ``init(keys [S]) -> states [S]``; None where the run resumes.
+      chunk: as `train.advance`.
+      assess: ``assess(params [S], keys [S], update) -> mean returns [S]``, always the same.
+    """
+
+    init: Any
+    chunk: Any
+    assess: Any
+    seconds: float
+
+
+def _programs(task: Task, settings: Settings, mesh: Mesh | None, resume: bool) -> _Programs:
+    """Compiles while it traces, and side by side: that is most of a short run's time."""
+    began = time.perf_counter()
     keys = train.seed_keys(settings.seed, settings.seeds)
-    states = jax.jit(jax.vmap(task.learner.init))(keys)
+    with ThreadPoolExecutor() as pool:
+        start = jax.jit(jax.vmap(task.learner.init)).lower(keys)
+        init = None if resume else pool.submit(start.compile)
+        states = shards.placed(start.out_info, mesh, task.learner)
+        advance = train.advance(task.learner, mesh).lower(states, jnp.int32(1))
+        chunk = pool.submit(advance.compile)
+        own = shards.placed(jax.eval_shape(lambda: keys), mesh)
+        assess = _evaluator(task, settings, mesh).lower(states.params, own, jnp.int32(0)).compile()
+        return _Programs(
+            init and init.result(), chunk.result(), assess, time.perf_counter() - began
+        )
+
+
+def _begin(
+    task: Task, settings: Settings, folder: Path, programs: _Programs
+) -> tuple[int, PyTree, dict[str, float]]:
+    """A new run, saved before its first update."""
+    states = programs.init(train.seed_keys(settings.seed, settings.seeds))
     clock = {"train": 0.0, "compile": 0.0, "wall": 0.0}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -141,6 +177,7 @@ def _conduct(
     settings: Settings,
     folder: Path,
     mesh: Mesh | None,
+    programs: _Programs,
     done: int,
     states: PyTree,
     clock: dict[str, float],
@@ -152,15 +189,9 @@ def _conduct(
     updates = learner.num_updates
     if done == updates:
         return
-    started = time.perf_counter()
     states = shards.place(states, mesh, learner)
-    chunk = train.advance(learner, mesh).lower(states, jnp.int32(1)).compile()
     keys = shards.place(train.seed_keys(settings.seed, settings.seeds), mesh)
-    assess = _evaluator(task, settings, mesh).lower(states.params, keys, jnp.int32(0)).compile()
-    loop_began = saved_at = time.perf_counter()
-    clock["compile"] += loop_began - started
-    clock["wall"] += loop_began - started
-    last = loop_began
+    last = loop_began = saved_at = time.perf_counter()
     saved = done
     chunks = train.train(
         learner,
@@ -168,13 +199,14 @@ def _conduct(
         done=done,
         reports=settings.reports,
         first_seed=settings.seed,
-        chunk=chunk,
+        chunk=programs.chunk,
     )
     with _Log(folder, learner.steps_after(done) if done else 0) as log:
         try:
             for states, report in chunks:
                 clock["train"] += report.seconds
-                lines = _lines(report, assess(states.params, keys, jnp.int32(report.update)))
+                returns = programs.assess(states.params, keys, jnp.int32(report.update))
+                lines = _lines(report, returns)
                 speed = report.env_steps * settings.seeds / clock["train"]
                 log.write(lines, speed)
                 now = time.perf_counter()

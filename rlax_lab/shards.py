@@ -185,15 +185,32 @@ def over_seeds(f: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyT
     return spread
 
 
+def placed(shapes: PyTree, mesh: Mesh | None, learner: Learner | None = None) -> PyTree:
+    """The abstract shapes of what `place` gives."""
+    if mesh is None:
+        return shapes
+
+    def at(sharding: NamedSharding, below: PyTree) -> PyTree:
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), below
+        )
+
+    return jax.tree.map(at, _shardings(mesh, learner), shapes)
+
+
 def place(x: PyTree, mesh: Mesh | None, learner: Learner | None = None) -> PyTree:
     """Puts a learner's states, or what else seeds have ``[seeds, ...]``, on a mesh's devices."""
     if mesh is None:
         return x
-    spec = P(SEEDS) if learner is None else specs(learner)
-    wanted = jax.tree.map(lambda spec: NamedSharding(mesh, spec), spec)
+    wanted = _shardings(mesh, learner)
     if jax.process_count() == 1:
         return jax.device_put(x, wanted)
     # Every process has all of it on its host, and puts its own devices' share there.
     shapes = jax.eval_shape(lambda: x)
     put = jax.jit(lambda arrays: checkpoint.from_numpy(arrays, shapes), out_shardings=wanted)
     return put(checkpoint.to_numpy(x))
+
+
+def _shardings(mesh: Mesh, learner: Learner | None) -> PyTree:
+    spec = P(SEEDS) if learner is None else specs(learner)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), spec)
