@@ -33,7 +33,7 @@ PPO = {"num_epochs": 4, "num_minibatches": 4, "num_steps": 128}
 def ppo_case(num_envs: int, env: str = "CartPole-v1", devices: int = 1) -> dict[str, Any]:
     """PPO with purejaxrl's sizes: 128 steps, 4 epochs of 4 minibatches, towers of 64 tanh units."""
     batch = num_envs * 128
-    updates = max(1, round(2**19 / batch))
+    updates = max(1, round(2**18 / batch))
     return {
         "algo": "ppo",
         "env": env,

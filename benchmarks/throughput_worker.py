@@ -27,7 +27,8 @@ def ours(case: dict[str, Any]) -> Work:
     jax.config.update("jax_num_cpu_devices", devices)
     env, env_params = cli.ours("registry").make(case["env"])
     module = cli.ALGORITHMS[case["algo"]]
-    config = module.Config(**case["ours"], total_steps=10**9)
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in case["ours"].items()}
+    config = module.Config(**fields, total_steps=10**9)
     parts = devices if case.get("seeds", 1) == 1 else 1
     learner = shards.spread(lambda config: module.make(env, config, env_params), config, parts)
     seeds = case.get("seeds", 1)

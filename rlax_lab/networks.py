@@ -51,7 +51,40 @@ def orthogonal(scale: float) -> Callable[..., jax.Array]:
 
 def dense(size: int, scale: float = 2.0**0.5) -> nn.Dense:
     """A dense layer with orthogonal weights of gain `scale` and no initial bias."""
-    return nn.Dense(size, kernel_init=orthogonal(scale))
+    fast = _dot_general if jax.default_backend() == "cpu" else None
+    return nn.Dense(size, kernel_init=orthogonal(scale), dot_general=fast)
+
+
+def _dot_general(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    return product(x, kernel)
+
+
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``x @ kernel``, ``[B, n] x [n, m]``, with a gradient that is quick on a CPU.
+
+    The gradient of the kernel contracts both factors over their first axis, for which XLA has no
+    fast kernel on CPU: half of the time of PPO's update. So the narrower one is transposed first;
+    the barriers keep XLA from undoing that.
+    """
+    return x @ kernel
+
+
+def _product(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _product_gradient(
+    factors: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = factors
+    keep = jax.lax.optimization_barrier
+    if x.shape[1] <= g.shape[1]:
+        return g @ kernel.T, keep(x.T) @ g
+    return g @ kernel.T, keep(keep(g.T) @ x).T
+
+
+product.defvjp(_product, _product_gradient)
 
 
 def flatten(observation: PyTree) -> jax.Array:
