@@ -410,12 +410,11 @@ def make(
         learning_rate = config.learning_rate * (ahead if config.anneal_learning_rate else 1.0)
         beta = 1.0 - ahead * (1.0 - config.importance_exponent)
 
-        def draw(priorities: Priorities | None, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            """Indices and importance weights of one batch."""
+        def draw(priorities: Priorities | None, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            """Indices and importance weights of one batch, from its element of `draws`."""
             if priorities is None:
-                indices = state.buffer.draw(key, (config.batch_size,))
-                return indices, jnp.ones(config.batch_size)
-            indices, weights = priorities.tree.draw(key, config.batch_size)
+                return x, jnp.ones(config.batch_size)
+            indices, weights = priorities.tree.draw(x, config.batch_size)
             return indices, replay.importance_weights(weights, beta)
 
         def loss(
@@ -455,9 +454,9 @@ def make(
             loss = losses.huber(error) if config.loss == "huber" else 0.5 * jnp.square(error)
             return loss, jnp.abs(error)
 
-        def gradient_step(learning: Learning, key: jax.Array) -> tuple[Learning, metrics.Metrics]:
+        def gradient_step(learning: Learning, x: jax.Array) -> tuple[Learning, metrics.Metrics]:
             network, target, optimizer_state, priorities, count = learning
-            indices, weight = draw(priorities, key)
+            indices, weight = draw(priorities, x)
             gradient, (priority, report) = jax.grad(loss, has_aux=True)(
                 network, target, state.buffer.take(indices), weight
             )
@@ -482,8 +481,14 @@ def make(
             state.priorities,
             state.gradient_steps,
         )
-        keys = jax.random.split(key, config.num_gradient_steps)
-        learning, reports = jax.lax.scan(gradient_step, start, keys)
+        steps = config.num_gradient_steps
+        # Uniform draws of all steps at once; where priorities change in between, a key for each.
+        draws = (
+            state.buffer.draw(key, (steps, config.batch_size))
+            if state.priorities is None
+            else jax.random.split(key, steps)
+        )
+        learning, reports = jax.lax.scan(gradient_step, start, draws)
         return learning, jax.tree.map(lambda x: jnp.sum(x, axis=0), reports)
 
     pi = policy(config.epsilon_end)

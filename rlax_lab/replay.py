@@ -55,8 +55,26 @@ class Buffer(NamedTuple):
         return jax.tree.map(lambda x: x[indices], self.items)
 
     def draw(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Indices of transitions, each as likely as any other, with replacement."""
-        return jax.random.randint(key, shape, 0, self.size)
+        """Indices of transitions, each as likely as any other, with replacement.
+
+        The probabilities differ by less than 2^-32; `jax.random.randint` draws bits twice.
+        """
+        return scale(jax.random.bits(key, shape, jnp.uint32), self.size)
+
+
+def scale(bits: jax.Array, n: jax.Array) -> jax.Array:
+    """``floor(bits * n / 2^32)`` as int32 ``[...]``, from words of 32 bits alone.
+
+    Args:
+      bits: uint32 ``[...]``.
+      n: below 2^31, a scalar.
+    """
+    n = n.astype(jnp.uint32)
+    low, high = bits & 0xFFFF, bits >> 16
+    n_low, n_high = n & 0xFFFF, n >> 16
+    carry = high * n_low + (low * n_low >> 16)
+    middle = low * n_high + (carry & 0xFFFF)
+    return (high * n_high + (carry >> 16) + (middle >> 16)).astype(jnp.int32)
 
 
 class SumTree(NamedTuple):

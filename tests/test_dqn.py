@@ -366,9 +366,12 @@ def test_a_gradient_step_is_what_the_papers_say(name):
     def every_leaf(tree, key, n):
         return jnp.arange(n), tree.nodes[tree.width :][:n]
 
+    def every_row(buffer, key, shape):
+        return jnp.broadcast_to(jnp.arange(shape[-1]), shape)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replay.SumTree, "draw", every_leaf)
-        patch.setattr(replay.Buffer, "draw", lambda buffer, key, shape: jnp.arange(*shape))
+        patch.setattr(replay.Buffer, "draw", every_row)
         after, sums = jax.jit(learner.update)(state)
 
     items = jax.tree.map(np.asarray, after.buffer.items)

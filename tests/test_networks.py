@@ -492,3 +492,14 @@ def test_an_unsupported_action_space_is_refused():
             return spaces.Dict({"a": spaces.Discrete(2)})
 
     assert refusal(Odd()).startswith("the action space Dict(")
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_the_gradient_of_a_product_is_that_of_the_definition(batch, n, m, seed):
+    rng = np.random.default_rng(seed)
+    x, kernel, g = (rng.normal(size=s) for s in ((batch, n), (n, m), (batch, m)))
+    y, back = jax.vjp(networks.product, jnp.float32(x), jnp.float32(kernel))
+    np.testing.assert_allclose(y, x @ kernel, rtol=1e-4, atol=1e-5)
+    dx, dkernel = back(jnp.float32(g))
+    np.testing.assert_allclose(dx, g @ kernel.T, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(dkernel, x.T @ g, rtol=1e-4, atol=1e-5)

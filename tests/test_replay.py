@@ -124,6 +124,11 @@ def test_blocks_that_do_not_fit_are_refused(rows):
         empty(5).add(transitions(range(rows)))
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 2**31 - 1))
+def test_words_are_scaled_as_whole_numbers_are(bits, n):
+    assert int(scale(jnp.uint32(bits), jnp.int32(n))) == bits * n >> 32
+
+
 # --- SumTree ---
 
 CAPACITIES = (1, 2, 3, 8, 11)
