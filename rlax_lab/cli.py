@@ -9,10 +9,11 @@ import os
 import shutil
 import sys
 import time
+import traceback
 import types
 import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -132,14 +133,16 @@ def _train(words: list[str]) -> int:
     given = _resumed(parsed, given, runs.read_record)
     if given["env"] is None:
         raise InputError("--env is missing: an environment's name, or module:callable.")
-    _join(_build(Processes, given))
+    processes = _build(Processes, given)
+    _join(processes)
     use_all_cores()
     settings = _build_settings(runs.Settings, given)
     config = _build(module.Config, given)
     task = _task(algo, given["env"], config, settings.parts)
     folder = parsed.out or _new_folder(algo, given["env"].replace(":", "."))
     _use_compilation_cache()
-    return _run(task, settings, folder, parsed.resume)
+    with _together(processes):
+        return _run(task, settings, folder, parsed.resume)
 
 
 def _about(module: Any) -> str:
@@ -261,16 +264,21 @@ def _join(ours: Processes) -> None:
     Raises:
       InputError: where these cannot meet.
     """
-    if ours.processes == 1:
-        return
     if ours.process >= ours.processes:
         raise InputError(
             f"process is {ours.process}, but must be below processes = {ours.processes}."
         )
+    if ours.processes == 1:
+        return
     if ours.coordinator is None:
         raise InputError("--processes needs --coordinator, HOST:PORT of process 0.")
+    host, _, port = ours.coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(f"coordinator is {ours.coordinator!r}, but must be HOST:PORT.")
     import jax
 
+    options: Any = jax.config
+    options.update("jax_enable_preemption_service", False)  # which would keep SIGTERM to itself
     try:
         jax.distributed.initialize(ours.coordinator, ours.processes, ours.process)
     except (RuntimeError, ValueError) as error:
@@ -278,6 +286,33 @@ def _join(ours: Processes) -> None:
         raise InputError(
             f"process {ours.process} met nobody at {ours.coordinator}: {reason}"
         ) from error
+
+
+@contextlib.contextmanager
+def _together(processes: Processes) -> Iterator[None]:
+    """Ends a process that fails alone at once: its usual end waits for the others, as they for it.
+
+    Errors of ours are those of all.
+    """
+    import jax
+
+    try:
+        yield
+    except (InputError, NonFiniteError):
+        raise
+    except BaseException as error:
+        if processes.processes == 1:
+            raise
+        if not isinstance(error, (jax.errors.JaxRuntimeError, KeyboardInterrupt)):
+            traceback.print_exc()
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        print(
+            f"rlax-lab: process {processes.process} cannot go on ({reason}); when all have ended, "
+            "--resume goes on from the last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
 
 _UNSET: Any = object()

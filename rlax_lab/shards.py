@@ -7,7 +7,9 @@ devices, which take one each.
 """
 
 import dataclasses
+import json
 import math
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -133,6 +135,13 @@ def deal(seeds: int, parts: int, devices: int | None = None) -> Mesh | None:
       InputError: where there are not so many, or they cannot have equally much.
     """
     processes, available = jax.process_count(), len(jax.devices())
+    # As many of each process.
+    own = [[d for d in jax.devices() if d.process_index == p] for p in range(processes)]
+    if len(set(map(len, own))) > 1:
+        raise InputError(
+            f"the processes have {', '.join(str(len(each)) for each in own)} devices, but must "
+            "have equally many."
+        )
     fits = [
         number
         for number in range(processes, available + 1, processes)
@@ -154,12 +163,41 @@ def deal(seeds: int, parts: int, devices: int | None = None) -> Mesh | None:
         )
     if number == 1:
         return None
-    # As many of each process.
-    own = [[d for d in jax.devices() if d.process_index == p] for p in range(processes)]
     chosen = [device for each in own for device in each[: number // processes]]
     side = math.gcd(number, seeds)
     grid = np.array(chosen).reshape(side, number // side)
     return Mesh(grid, (SEEDS, DEVICES), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def together(check: Callable[[], None], plan: Any) -> None:
+    """A check that all processes of a run make, and that none passes alone.
+
+    One that stopped by itself would leave the others waiting, and so would one with another plan.
+
+    Args:
+      check: raises InputError.
+      plan: a JSON value, to be the same in all processes.
+
+    Raises:
+      InputError: where the check raised it in any process, or the plans differ.
+    """
+    refusal: InputError | None = None
+    try:
+        check()
+    except InputError as error:
+        refusal = error
+    if jax.process_count() > 1:
+        said = np.array([refusal is not None, zlib.crc32(json.dumps(plan).encode())], np.uint32)
+        refusals, plans = np.asarray(multihost_utils.process_allgather(said)).T
+        if refusal is None and np.any(refusals):
+            refusal = InputError(f"process {np.argmax(refusals)} cannot start, and says why.")
+        elif refusal is None and np.any(plans != plans[0]):
+            other = np.argmax(plans != plans[0])
+            refusal = InputError(
+                f"process {other} was given something else than process 0; all need the same."
+            )
+    if refusal is not None:
+        raise refusal
 
 
 def agree(x: PyTree) -> PyTree:
