@@ -41,6 +41,17 @@ def mean(x: PyTree) -> PyTree:
     return restore(jax.lax.pmean(flat, names))
 
 
+def mean_of(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """The mean of all entries of all parts, or of those `where` it is true; 0 where that is none.
+
+    `mean` of each part's mean would weigh few entries in one part like many in another.
+    """
+    if where is None:
+        return mean(jnp.mean(x))
+    total, count = mean((jnp.sum(jnp.where(where, x, 0.0)), jnp.sum(where)))
+    return total / jnp.where(count > 0, count, 1)
+
+
 def own(key: jax.Array) -> jax.Array:
     """A key of this part's own; `key` itself where the run is in one part."""
     names = _parted()
