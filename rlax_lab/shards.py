@@ -29,6 +29,7 @@ from rlax_lab.types import Learner, PyTree
 SEEDS, DEVICES, PARTS = "seeds", "devices", "parts"
 # What the parts of a run have between them; all else in a configuration holds for each.
 _SHARED = ("num_envs", "total_steps", "batch_size", "buffer_size", "learning_starts")
+_ROUNDED_UP = ("total_steps", "learning_starts")  # to whole rows of environments, in any case
 
 
 def mean(x: PyTree) -> PyTree:
@@ -125,7 +126,7 @@ def spread(make: Callable[[Any], Learner], config: Any, parts: int) -> Learner:
 
 
 def _share(name: str, whole: int, parts: int) -> int:
-    if whole % parts and name != "total_steps":  # that is rounded up to whole updates anyway
+    if whole % parts and name not in _ROUNDED_UP:
         divisors = [d for d in range(1, whole + 1) if whole % d == 0]
         closest = min(divisors, key=lambda d: abs(d - parts))
         raise InputError(
