@@ -7,6 +7,7 @@ import importlib.util
 import math
 import os
 import shutil
+import socket
 import sys
 import time
 import traceback
@@ -29,6 +30,10 @@ ALGORITHMS: dict[str, Any] = {
     "dqn": dqn,
     "ppo": ppo,
 }
+
+
+# How long a process waits for the first of them, in seconds; the first waits as long, by JAX.
+_PATIENCE = 300.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -273,8 +278,10 @@ def _join(ours: Processes) -> None:
     if ours.coordinator is None:
         raise InputError("--processes needs --coordinator, HOST:PORT of process 0.")
     host, _, port = ours.coordinator.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or int(port) >= 2**16:
         raise InputError(f"coordinator is {ours.coordinator!r}, but must be HOST:PORT.")
+    if ours.process > 0:
+        _await(host, int(port))
     import jax
 
     options: Any = jax.config
@@ -284,8 +291,26 @@ def _join(ours: Processes) -> None:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"process {ours.process} met nobody at {ours.coordinator}: {reason}"
+            f"process {ours.process} cannot meet the others at {ours.coordinator}: {reason}"
         ) from error
+
+
+def _await(host: str, port: int) -> None:
+    """Waits until somebody listens there: JAX would abort where nobody does.
+
+    Raises:
+      InputError: where there is no such host, or nobody in time.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=_PATIENCE).close()
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or time.monotonic() > deadline:
+                raise InputError(f"process 0 is not at {host}:{port}: {error.strerror}.") from error
+            time.sleep(0.2)
+        else:
+            return
 
 
 @contextlib.contextmanager
@@ -303,9 +328,10 @@ def _together(processes: Processes) -> Iterator[None]:
     except BaseException as error:
         if processes.processes == 1:
             raise
-        if not isinstance(error, (jax.errors.JaxRuntimeError, KeyboardInterrupt)):
-            traceback.print_exc()
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        lost = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in reason
+        if not lost and not isinstance(error, KeyboardInterrupt):
+            traceback.print_exc()
         print(
             f"rlax-lab: process {processes.process} cannot go on ({reason}); when all have ended, "
             "--resume goes on from the last checkpoint.",

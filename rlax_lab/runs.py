@@ -277,11 +277,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}.") from error
     names = {"algo": str, "env": str, "seeds": int, "seed": int, "parts": int, "config": dict}
-    if not isinstance(record, dict) or any(
-        not isinstance(record.get(name), kind) for name, kind in names.items()
-    ):
-        raise InputError(f"{path} is not the record of a run: it lacks {', '.join(names)}.")
-    return record
+    there = record if isinstance(record, dict) else {}
+    lacks = [name for name, kind in names.items() if not isinstance(there.get(name), kind)]
+    if lacks:
+        raise InputError(f"{path} is not the record of a run: it lacks {', '.join(lacks)}.")
+    return there
 
 
 def _record(task: Task, settings: Settings) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def deal(seeds: int, parts: int, devices: int | None = None) -> Mesh | None:
         )
     number = fits[-1] if devices is None else devices
     if number > available:
-        raise InputError(f"devices is {number}, but there are {available}.")
+        raise InputError(f"devices is {number}, but must be at most {available}.")
     if number not in fits:
         closest = min(fits, key=lambda d: abs(d - number))
         raise InputError(

@@ -155,7 +155,7 @@ def test_two_processes_share_a_run(both, reference, tmp_path):
     second.kill()
     _, err = ended(first, 1)
     assert "rlax-lab: process 0 cannot go on (" in err
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err
 
     processes = both("--out", folder, "--resume")
     wait_for_lines(folder, lines(folder) + 3, processes[0])

@@ -386,7 +386,7 @@ def test_deal_uses_as_many_devices_as_can_be(seeds, parts, available):
 
 
 UNDEALT = [
-    ([8], 1, 8, 9, "devices is 9, but there are 8."),
+    ([8], 1, 8, 9, "devices is 9, but must be at most 8."),
     (
         [8],
         1,
