@@ -7,12 +7,14 @@ import importlib.util
 import math
 import os
 import shutil
+import socket
 import sys
 import time
+import traceback
 import types
 import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +30,10 @@ ALGORITHMS: dict[str, Any] = {
     "dqn": dqn,
     "ppo": ppo,
 }
+
+
+# How long a process waits for the first of them, in seconds; the first waits as long, by JAX.
+_PATIENCE = 300.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -132,14 +138,16 @@ def _train(words: list[str]) -> int:
     given = _resumed(parsed, given, runs.read_record)
     if given["env"] is None:
         raise InputError("--env is missing: an environment's name, or module:callable.")
-    _join(_build(Processes, given))
+    processes = _build(Processes, given)
+    _join(processes)
     use_all_cores()
     settings = _build_settings(runs.Settings, given)
     config = _build(module.Config, given)
     task = _task(algo, given["env"], config, settings.parts)
     folder = parsed.out or _new_folder(algo, given["env"].replace(":", "."))
     _use_compilation_cache()
-    return _run(task, settings, folder, parsed.resume)
+    with _together(processes):
+        return _run(task, settings, folder, parsed.resume)
 
 
 def _about(module: Any) -> str:
@@ -261,23 +269,76 @@ def _join(ours: Processes) -> None:
     Raises:
       InputError: where these cannot meet.
     """
-    if ours.processes == 1:
-        return
     if ours.process >= ours.processes:
         raise InputError(
             f"process is {ours.process}, but must be below processes = {ours.processes}."
         )
+    if ours.processes == 1:
+        return
     if ours.coordinator is None:
         raise InputError("--processes needs --coordinator, HOST:PORT of process 0.")
+    host, _, port = ours.coordinator.rpartition(":")
+    if not host or not port.isdecimal() or int(port) >= 2**16:
+        raise InputError(f"coordinator is {ours.coordinator!r}, but must be HOST:PORT.")
+    if ours.process > 0:
+        _await(host, int(port))
     import jax
 
+    options: Any = jax.config
+    options.update("jax_enable_preemption_service", False)  # which would keep SIGTERM to itself
     try:
         jax.distributed.initialize(ours.coordinator, ours.processes, ours.process)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"process {ours.process} met nobody at {ours.coordinator}: {reason}"
+            f"process {ours.process} cannot meet the others at {ours.coordinator}: {reason}"
         ) from error
+
+
+def _await(host: str, port: int) -> None:
+    """Waits until somebody listens there: JAX would abort where nobody does.
+
+    Raises:
+      InputError: where there is no such host, or nobody in time.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=_PATIENCE).close()
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or time.monotonic() > deadline:
+                raise InputError(f"process 0 is not at {host}:{port}: {error.strerror}.") from error
+            time.sleep(0.2)
+        else:
+            return
+
+
+@contextlib.contextmanager
+def _together(processes: Processes) -> Iterator[None]:
+    """Ends a process that fails alone at once: its usual end waits for the others, as they for it.
+
+    Errors of ours are those of all.
+    """
+    import jax
+
+    try:
+        yield
+    except (InputError, NonFiniteError):
+        raise
+    except BaseException as error:
+        if processes.processes == 1:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        lost = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in reason
+        if not lost and not isinstance(error, KeyboardInterrupt):
+            traceback.print_exc()
+        print(
+            f"rlax-lab: process {processes.process} cannot go on ({reason}); when all have ended, "
+            "--resume goes on from the last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
 
 _UNSET: Any = object()

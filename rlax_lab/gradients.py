@@ -41,7 +41,8 @@ def gradient(
         shares = jnp.full(chunks, 1.0 / chunks)
     else:
         counts = jnp.sum(cut(where).reshape(chunks, -1), axis=1)
-        shares = counts / jnp.maximum(shards.mean(jnp.sum(counts)), 1)
+        total_count = shards.mean(jnp.sum(counts))
+        shares = counts / jnp.where(total_count > 0, total_count, 1)
 
     def add(total: PyTree, x: tuple[Any, jax.Array]) -> tuple[PyTree, None]:
         rows, share = x

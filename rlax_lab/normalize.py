@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlax_lab import losses, shards
+from rlax_lab import shards
 from rlax_lab.types import PyTree
 
 
@@ -133,11 +133,5 @@ def standardize(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
 
     Of a run in parts, over the entries of all parts.
     """
-    count = jnp.float32(x.size) if where is None else jnp.sum(where, dtype=jnp.float32)
-    share = count / jnp.maximum(shards.mean(count), 1.0)
-
-    def mean(x: jax.Array) -> jax.Array:
-        return shards.mean(share * losses.mean(x, where))
-
-    x = x - mean(x)
-    return x / (jnp.sqrt(mean(jnp.square(x))) + 1e-8)
+    x = x - shards.mean_of(x, where)
+    return x / (jnp.sqrt(shards.mean_of(jnp.square(x), where)) + 1e-8)

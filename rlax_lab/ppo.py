@@ -282,8 +282,8 @@ def make(
         if config.objective == "clip":
             return state.kl_coef
         outputs, _ = pi.outputs(state.params._replace(network=network), batch.observation)
-        kl = losses.mean(pi.distribution(batch.outputs).kl(pi.distribution(outputs)), batch.acts)
-        kl, target = shards.mean(kl), config.kl_penalty_target
+        kl = pi.distribution(batch.outputs).kl(pi.distribution(outputs))
+        kl, target = shards.mean_of(kl, batch.acts), config.kl_penalty_target
         factor = jnp.where(kl > 1.5 * target, 2.0, jnp.where(kl < target / 1.5, 0.5, 1.0))
         return state.kl_coef * factor
 

@@ -80,18 +80,18 @@ def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> d
       resume: continue the run in `folder` from its newest whole checkpoint.
 
     Raises:
-      InputError: on a folder that holds something else, or another run to resume.
+      InputError: on a folder that holds something else, or another run to resume; of several
+        processes in all of them.
       NonFiniteError: when training diverged; the last good checkpoint is kept.
       Stopped: after Ctrl-C or SIGTERM, with the run saved.
     """
     began = time.perf_counter()
     check(settings)
-    mesh = shards.deal(settings.seeds, settings.parts, settings.devices)
     record = _record(task, settings)
+    shards.together(lambda: _check_folder(folder, record, resume), (record, settings.devices))
+    mesh = shards.deal(settings.seeds, settings.parts, settings.devices)
     # Of several processes that share a run, the first does all that leaves a trace.
     leads = jax.process_index() == 0
-    if leads:
-        _check_folder(folder, record, resume)
     programs = _programs(task, settings, mesh, resume)
     done, states, clock = (
         _load(task, settings, folder) if resume else _begin(task, settings, folder, programs)
@@ -277,11 +277,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}.") from error
     names = {"algo": str, "env": str, "seeds": int, "seed": int, "parts": int, "config": dict}
-    if not isinstance(record, dict) or any(
-        not isinstance(record.get(name), kind) for name, kind in names.items()
-    ):
-        raise InputError(f"{path} is not the record of a run: it lacks {', '.join(names)}.")
-    return record
+    there = record if isinstance(record, dict) else {}
+    lacks = [name for name, kind in names.items() if not isinstance(there.get(name), kind)]
+    if lacks:
+        raise InputError(f"{path} is not the record of a run: it lacks {', '.join(lacks)}.")
+    return there
 
 
 def _record(task: Task, settings: Settings) -> dict[str, Any]:

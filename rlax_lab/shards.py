@@ -7,7 +7,9 @@ devices, which take one each.
 """
 
 import dataclasses
+import json
 import math
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,7 @@ from rlax_lab.types import Learner, PyTree
 SEEDS, DEVICES, PARTS = "seeds", "devices", "parts"
 # What the parts of a run have between them; all else in a configuration holds for each.
 _SHARED = ("num_envs", "total_steps", "batch_size", "buffer_size", "learning_starts")
+_ROUNDED_UP = ("total_steps", "learning_starts")  # to whole rows of environments, in any case
 
 
 def mean(x: PyTree) -> PyTree:
@@ -37,6 +40,17 @@ def mean(x: PyTree) -> PyTree:
     # In one piece: devices wait for each other once, not once for every array.
     flat, restore = jax.flatten_util.ravel_pytree(x)
     return restore(jax.lax.pmean(flat, names))
+
+
+def mean_of(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """The mean of all entries of all parts, or of those `where` it is true; 0 where that is none.
+
+    `mean` of each part's mean would weigh few entries in one part like many in another.
+    """
+    if where is None:
+        return mean(jnp.mean(x))
+    total, count = mean((jnp.sum(jnp.where(where, x, 0.0)), jnp.sum(where)))
+    return total / jnp.where(count > 0, count, 1)
 
 
 def own(key: jax.Array) -> jax.Array:
@@ -112,7 +126,7 @@ def spread(make: Callable[[Any], Learner], config: Any, parts: int) -> Learner:
 
 
 def _share(name: str, whole: int, parts: int) -> int:
-    if whole % parts and name != "total_steps":  # that is rounded up to whole updates anyway
+    if whole % parts and name not in _ROUNDED_UP:
         divisors = [d for d in range(1, whole + 1) if whole % d == 0]
         closest = min(divisors, key=lambda d: abs(d - parts))
         raise InputError(
@@ -133,6 +147,13 @@ def deal(seeds: int, parts: int, devices: int | None = None) -> Mesh | None:
       InputError: where there are not so many, or they cannot have equally much.
     """
     processes, available = jax.process_count(), len(jax.devices())
+    # As many of each process.
+    own = [[d for d in jax.devices() if d.process_index == p] for p in range(processes)]
+    if len(set(map(len, own))) > 1:
+        raise InputError(
+            f"the processes have {', '.join(str(len(each)) for each in own)} devices, but must "
+            "have equally many."
+        )
     fits = [
         number
         for number in range(processes, available + 1, processes)
@@ -145,7 +166,7 @@ def deal(seeds: int, parts: int, devices: int | None = None) -> Mesh | None:
         )
     number = fits[-1] if devices is None else devices
     if number > available:
-        raise InputError(f"devices is {number}, but there are {available}.")
+        raise InputError(f"devices is {number}, but must be at most {available}.")
     if number not in fits:
         closest = min(fits, key=lambda d: abs(d - number))
         raise InputError(
@@ -154,12 +175,41 @@ def deal(seeds: int, parts: int, devices: int | None = None) -> Mesh | None:
         )
     if number == 1:
         return None
-    # As many of each process.
-    own = [[d for d in jax.devices() if d.process_index == p] for p in range(processes)]
     chosen = [device for each in own for device in each[: number // processes]]
     side = math.gcd(number, seeds)
     grid = np.array(chosen).reshape(side, number // side)
     return Mesh(grid, (SEEDS, DEVICES), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def together(check: Callable[[], None], plan: Any) -> None:
+    """A check that all processes of a run make, and that none passes alone.
+
+    One that stopped by itself would leave the others waiting, and so would one with another plan.
+
+    Args:
+      check: raises InputError.
+      plan: a JSON value, to be the same in all processes.
+
+    Raises:
+      InputError: where the check raised it in any process, or the plans differ.
+    """
+    refusal: InputError | None = None
+    try:
+        check()
+    except InputError as error:
+        refusal = error
+    if jax.process_count() > 1:
+        said = np.array([refusal is not None, zlib.crc32(json.dumps(plan).encode())], np.uint32)
+        refusals, plans = np.asarray(multihost_utils.process_allgather(said)).T
+        if refusal is None and np.any(refusals):
+            refusal = InputError(f"process {np.argmax(refusals)} cannot start, and says why.")
+        elif refusal is None and np.any(plans != plans[0]):
+            other = np.argmax(plans != plans[0])
+            refusal = InputError(
+                f"process {other} was given something else than process 0; all need the same."
+            )
+    if refusal is not None:
+        raise refusal
 
 
 def agree(x: PyTree) -> PyTree:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import pytest
 from gymnax.environments import spaces
 
-from rlax_lab import dqn, ppo, runs
+from rlax_lab import cli, dqn, ppo, runs
 from rlax_lab.cli import ALGORITHMS, _build, _preset, main
 from tests.probes import ConstantReward
 
@@ -274,6 +274,49 @@ def test_bad_values_of_the_other_algorithms(refused, words, sentence):
     assert refused("train", *words.split()) == sentence
 
 
+SEVERAL = [
+    ("ppo --parts 0", f"parts is 0, but {COUNT}"),
+    (
+        "ppo --parts 3",
+        "parts is 3, which does not divide num_envs = 256; the nearest number that does is 2.",
+    ),
+    ("a3c --parts 2", "parts is 2, but this algorithm runs in one part only."),
+    ("ppo --devices 0", f"devices is 0, but {COUNT}"),
+    ("ppo --devices half", f"devices is 'half', but {COUNT}"),
+    ("ppo --devices 256", "devices is 256, but must be at most {devices}."),
+    ("ppo --processes 0", f"processes is 0, but {COUNT}"),
+    ("ppo --process -1", "process is -1, but must be a whole number at least 0."),
+    ("ppo --process 1", "process is 1, but must be below processes = 1."),
+    ("ppo --processes 2 --process 2", "process is 2, but must be below processes = 2."),
+    ("ppo --processes 2", "--processes needs --coordinator, HOST:PORT of process 0."),
+    *(
+        (
+            f"ppo --processes 2 --coordinator {place}",
+            f"coordinator is '{place}', but must be HOST:PORT.",
+        )
+        for place in ("here", ":80", "here:", "here:http", "here:65536")
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), SEVERAL, ids=lambda x: x[:60])
+def test_devices_and_processes_that_there_cannot_be(refused, words, sentence):
+    """What cannot be divided, or met, is said before anything starts."""
+    algo, *flags = words.split()
+    sentence = sentence.format(devices=jax.device_count())
+    assert refused("train", algo, "--env", "CartPole-v1", *flags) == sentence
+
+
+def test_a_process_that_finds_no_other(refused, monkeypatch):
+    """Where there is no such host, or nobody listens there."""
+    monkeypatch.setattr(cli, "_PATIENCE", 0.1)
+    share = [*CARTPOLE, "--processes", "2", "--process", "1", "--coordinator"]
+    assert refused(*share, "localhost:1") == "process 0 is not at localhost:1: Connection refused."
+    assert refused(*share, "no-such-host.invalid:80").startswith(
+        "process 0 is not at no-such-host.invalid:80: "
+    )
+
+
 @pytest.mark.parametrize(("given", "nearest"), [("7", 8), ("5000", 2048), ("48", 32)])
 def test_sizes_that_do_not_divide(refused, given, nearest):
     """The nearest size that does is named."""
@@ -390,6 +433,11 @@ def test_config_of_another_version(refused, tmp_path, run):
     assert refused("evaluate", "run") == (
         "clip_rnage is not a field of the configuration; did you mean 'clip_range'?"
     )
+    old = {name: value for name, value in record.items() if name != "parts"}
+    path.write_text(json.dumps(old))
+    assert refused("evaluate", "run") == (
+        "run/config.json is not the record of a run: it lacks parts."
+    )
     path.write_text(json.dumps({**record, "algo": "sarsa"}))
     assert refused("evaluate", "run") == "run holds a run of the unknown algorithm 'sarsa'."
 
@@ -489,7 +537,7 @@ def test_presets(capsys):
 def test_help_explains_every_field(capsys, algo):
     """Flag, meaning, choices and default of every field of the run and of the configuration."""
     shown = text(["train", algo, "--help"], capsys)
-    classes = runs.Settings, ALGORITHMS[algo].Config
+    classes = runs.Settings, cli.Processes, ALGORITHMS[algo].Config
     for field in itertools.chain.from_iterable(map(dataclasses.fields, classes)):
         default = "none" if field.default is None else str(field.default)
         if isinstance(field.default, tuple):

@@ -135,7 +135,8 @@ def test_a_decider_fits_the_fab(folder: Path) -> None:
     plan = fab_cli.load_fab("tiny.toml")
     (folder / "more.toml").write_text(PLAIN.replace("[groups.litho]", "[groups.litho]\n[groups.x]"))
     config = fab_train.Config(actors="separate", hidden=4)
-    record = {"algo": "mappo", "env": "gone.toml", "seeds": 1, "seed": 0, "threshold": None}
+    run = {"seeds": 1, "seed": 0, "parts": 1, "threshold": None}
+    record = {"algo": "mappo", "env": "gone.toml", **run}
 
     def write(config: fab_train.Config) -> None:
         (folder / "config.json").write_text(json.dumps({**record, "config": to_json(config)}))

@@ -80,6 +80,7 @@ def test_config(run):
         "seed": 0,
         "reports": REPORTS,
         "eval_episodes": 4,
+        "parts": 1,
     }
     asked = {"num_envs": 8, "num_steps": 8, "num_epochs": 1, "num_minibatches": 2}
     asked |= {"hidden_sizes": [8], "total_steps": 1000}
