@@ -15,7 +15,6 @@ makes the pictures and RESULTS.md anew from those files, without training.
 import argparse
 import json
 import sys
-import time
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,10 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlax_lab.cli import ALGORITHMS
 from rlax_lab.cli import main as rlax_lab
+from rlax_lab.config import check, from_json, to_json
 from rlax_lab.errors import InputError, nearest
 from rlax_lab.plots import Curve, draw, read_curve
-from rlax_lab.progress import duration
+from rlax_lab.progress import count, duration
+from rlax_lab.runs import read_record
+from rlax_lab.statistics import summarize
 
 HERE = Path(__file__).parent
 SUITE = HERE / "curves.toml"
@@ -78,14 +81,28 @@ class Experiment(NamedTuple):
                 words += [flag, text]
         return [*words, "--seeds", str(self.seeds), "--reports", str(reports)]
 
+    def configuration(self) -> Any:
+        """The algorithm's whole configuration.
+
+        Raises:
+          InputError: on a value or a field that cannot be.
+        """
+        given = {name: None if value == "none" else value for name, value in self.config.items()}
+        module = _known(self.algo, ALGORITHMS, f"algorithm of {self.name}")
+        config = from_json(module.Config, {"total_steps": self.total_steps, **given})
+        check(config)
+        return config
+
     def made(self, result: dict[str, Any]) -> bool:
-        """Whether `result` is of this experiment as it is declared now."""
+        """Whether `result` is of this experiment as it is declared now.
+
+        A field that was not there yet when the result was made had no say in it.
+        """
         asked = {"algo": self.algo, "env": self.env, "seeds": self.seeds}
-        config = {"total_steps": self.total_steps, **self.config}
-        found = result.get("config", {})
-        return all(result.get(k) == v for k, v in asked.items()) and all(
-            found.get(k) == (None if v == "none" else v) for k, v in config.items()
-        )
+        if any(result.get(name) != value for name, value in asked.items()):
+            return False
+        config = to_json(self.configuration())
+        return {k: v for k, v in config.items() if k in result["config"]} == result["config"]
 
 
 class Group(NamedTuple):
@@ -186,24 +203,25 @@ def chosen(suite: Suite, names: Sequence[str], missing: bool, on_gpu: bool) -> l
 
 
 def run(experiment: Experiment, folder: Path, reports: int = 20) -> int:
-    """Runs an experiment in `folder`, or what is left of it; returns the exit code."""
-    if _summary(experiment, folder) is not None:
-        return 0
+    """Runs an experiment in `folder`, or what is left of it; returns the exit code.
+
+    Raises:
+      InputError: where the folder holds a run of other settings.
+    """
     words = [*experiment.words(reports), "--out", str(folder)]
-    return rlax_lab([*words, "--resume"] if (folder / "config.json").exists() else words)
-
-
-def _summary(experiment: Experiment, folder: Path) -> dict[str, Any] | None:
-    """What a finished run of the experiment as it is declared now found."""
-    path = folder / "summary.json"
-    summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return summary if experiment.made(summary) else None
+    if not (folder / "config.json").exists():
+        return rlax_lab(words)
+    if not experiment.made(read_record(folder)):
+        raise InputError(
+            f"{folder} holds a run that is not {experiment.name} as curves.toml has it; remove it, "
+            "or give another --work."
+        )
+    return 0 if (folder / "summary.json").exists() else rlax_lab([*words, "--resume"])
 
 
 def keep(experiment: Experiment, folder: Path, results: Path = RESULTS) -> None:
     """Saves what the finished run in `folder` found."""
-    summary = _summary(experiment, folder)
-    assert summary is not None
+    summary = json.loads((folder / "summary.json").read_text())
     curve = read_curve(folder)
     np.savez_compressed(
         results / f"{experiment.name}.npz",
@@ -223,14 +241,14 @@ def result_of(experiment: Experiment, results: Path = RESULTS) -> dict[str, Any]
     return result if experiment.made(result) else None
 
 
-def curve_of(experiment: Experiment, label: str, results: Path = RESULTS) -> Curve | None:
-    """The saved curve, under a label; None where only a summary was kept."""
+def curve_of(experiment: Experiment, results: Path = RESULTS, label: str = "") -> Curve | None:
+    """The saved curve, by its own name or another; None where no curve was kept."""
     result, path = result_of(experiment, results), results / f"{experiment.name}.npz"
     if result is None or not path.exists():
         return None
     with np.load(path) as arrays:
         return Curve(
-            label=label,
+            label=label or experiment.name,
             threshold=result["steps_to_threshold"]["threshold"],
             env=experiment.env,
             algo=experiment.algo,
@@ -239,25 +257,265 @@ def curve_of(experiment: Experiment, label: str, results: Path = RESULTS) -> Cur
         )
 
 
-def pictures(suite: Suite, groups: Iterable[str], results: Path = RESULTS) -> None:
-    """Draws the curves of every experiment in these groups, and one figure of each ablation."""
-    for name in groups:
-        group = suite.groups[name]
-        for member in group.experiments:
-            curve = curve_of(suite.experiments[member], member, results)
-            if curve is not None and group.baseline is None:
-                draw([curve], results / f"{member}.png")
-        if group.baseline is not None:
-            found = [curve_of(e, label, results) for label, e in variants(suite, group)]
-            if curves := [curve for curve in found if curve is not None]:
-                draw(curves, results / f"{name}.png")
-
-
 def variants(suite: Suite, group: Group) -> list[tuple[str, Experiment]]:
     """An ablation's experiments with their labels, the baseline first."""
     assert group.baseline is not None
     rows = [(suite.experiments[name].label, suite.experiments[name]) for name in group.experiments]
     return [(group.baseline_label, suite.experiments[group.baseline]), *rows]
+
+
+def pictures(suite: Suite, names: Iterable[str], results: Path = RESULTS) -> None:
+    """Draws the curve of every experiment in these groups, and one figure of each ablation."""
+    for name in names:
+        group = suite.groups[name]
+        if group.baseline is None:
+            for member in group.experiments:
+                if curve := curve_of(suite.experiments[member], results):
+                    draw([curve], results / f"{member}.png")
+        else:
+            found = [curve_of(e, results, label) for label, e in variants(suite, group)]
+            if curves := [curve for curve in found if curve is not None]:
+                draw(curves, results / f"{name}.png")
+
+
+HEAD = """\
+# Results
+
+`python benchmarks/curves.py --table` makes this page from the files in `benchmarks/results`, and
+`make curves` (`python benchmarks/curves.py [NAME ...]`) makes those: `benchmarks/curves.toml` says
+what is run, `NAME.json` what came of it, with its command, configuration, hardware, versions and
+commit, and `NAME.npz` holds the returns of every seed at every report.
+
+Returns are those of the greedy policy, one number per seed: the mean of its evaluation episodes
+after the whole budget. IQM is the interquartile mean over seeds, with its 95 % bootstrap interval.
+The verdict on a published number is **reproduced** where that interval holds it, and **above** or
+**below** where all of the interval is. A published number keeps its own protocol, which stands
+beside it. Settings were chosen by short runs of a few seeds on the same task."""
+
+
+def report(suite: Suite, results: Path = RESULTS) -> str:
+    """RESULTS.md, from the result files."""
+    parts = [HEAD]
+    for group in suite.groups.values():
+        section = _comparison if group.baseline is None else _ablation
+        parts += [f"## {group.title}", group.about, *section(suite, group, results)]
+    parts += _asynchrony(results)
+    return "\n\n".join(parts) + "\n"
+
+
+def _comparison(suite: Suite, group: Group, results: Path) -> list[str]:
+    """A table of experiments beside what was published, and notes to it."""
+    lines, notes = [], []
+    for experiment in (suite.experiments[name] for name in group.experiments):
+        found = result_of(experiment, results)
+        cells = [
+            f"{experiment.algo}, {experiment.env}<br>`{experiment.name}`",
+            count(experiment.total_steps),
+            str(experiment.seeds),
+        ]
+        if found is None:
+            cells += [_waiting(experiment), "", "", _published(experiment), "", ""]
+        else:
+            final = found["final_return"]
+            cells += [
+                _interval(final),
+                f"{final['mean']:.1f}",
+                f"{min(value for value in final['per_seed'] if value is not None):.1f}",
+                _published(experiment),
+                "<br>".join(
+                    verdict(final["ci95"], found["env_steps"], row) for row in experiment.published
+                ),
+                f'<img src="benchmarks/results/{experiment.name}.png" width="240">',
+            ]
+        lines.append(cells)
+        if experiment.note:
+            notes.append(f"- `{experiment.name}`: {experiment.note}")
+    head = (
+        "experiment",
+        "steps",
+        "seeds",
+        "IQM [95 %]",
+        "mean",
+        "worst seed",
+        "published",
+        "verdict",
+    )
+    return [_markdown((*head, "curve"), lines), *(["\n".join(notes)] if notes else [])]
+
+
+def _ablation(suite: Suite, group: Group, results: Path) -> list[str]:
+    """A figure, a table of variants beside their baseline, and notes to it."""
+    lines, notes, first = [], [], None
+    rows = variants(suite, group)
+    for label, experiment in rows:
+        found, curve = result_of(experiment, results), curve_of(experiment, results)
+        if found is None or curve is None:
+            lines.append([label, _waiting(experiment), "", "", ""])
+        else:
+            whole = summarize(np.nanmean(curve.returns, axis=0))
+            first = first or whole
+            lines.append(
+                [
+                    label,
+                    _interval(found["final_return"]),
+                    _interval(whole),
+                    "" if whole is first else beside(whole["ci95"], first["ci95"]),
+                    _solved(found),
+                ]
+            )
+        if experiment.note and experiment.name != group.baseline:
+            notes.append(f"- {label}: {experiment.note}")
+    base = rows[0][1]
+    head = "variant", "IQM at the end [95 %]", "IQM of the whole run", "beside the first", "solved"
+    return [
+        f"{base.algo} on {base.env}, {count(base.total_steps)} steps, {base.seeds} seeds; first "
+        f"`{base.name}`. The return of the whole run is the mean of all its evaluations, and says "
+        "how fast a variant learnt.",
+        *([f"![{group.title}](benchmarks/results/{group.name}.png)"] if first else []),
+        _markdown(head, lines),
+        *(["\n".join(notes)] if notes else []),
+    ]
+
+
+def _asynchrony(results: Path) -> list[str]:
+    """What `asynchrony.py` found: A3C's workers beside as many A2C gradient steps."""
+    path = results / "asynchrony.json"
+    if not path.exists():
+        return []
+    rows = json.loads(path.read_text())["rows"]
+    kinds = list(dict.fromkeys(name.split("_")[2] for name in rows if name.startswith("a3c")))
+    lines = []
+    for workers in sorted({int(name.split("_")[1]) for name in rows if name.startswith("a3c")}):
+        control = rows[f"a2c_{16 // workers}"]["mean_return_over_run"]
+        cells = [str(workers), _interval(control)]
+        for kind in kinds:
+            row = rows.get(f"a3c_{workers}_{kind}")
+            if row is None:
+                cells.append("")
+                continue
+            seen = row["mean_return_over_run"]
+            cells.append(f"{_interval(seen)}<br>{beside(seen['ci95'], control['ci95'])}")
+        lines.append(cells)
+    head = ["W", "A2C, 16 / W environments", *(f"A3C, {kind} delays" for kind in kinds)]
+    return [
+        "## A3C's workers against A2C",
+        ASYNCHRONY,
+        "![A3C over workers and delays](benchmarks/results/asynchrony.png)",
+        _markdown(head, lines),
+    ]
+
+
+ASYNCHRONY = """\
+`python benchmarks/asynchrony.py`: A3C on CartPole-v1 with W workers of 16 / W environments each,
+100k steps, 10 seeds, each setting at the best of four learning rates. IQM of the return over the
+whole run, beside A2C with the same number of gradient steps on the same number of samples without
+staleness. Up to 8 workers the intervals overlap: what the further gradient steps bring, being 7
+gradients behind does not take away. With 16 workers of one environment each all are worse, the
+synchronous control too: it is the small batch, more than the staleness, that hurts. Mean staleness
+is W - 1 whatever the delays; how it is spread is what they change. (For W up to 4 the best rate is
+the highest tried, 5e-3.)"""
+
+
+def verdict(interval: Sequence[float], steps: int, published: Published) -> str:
+    """How an interval of ours, found after `steps`, stands to a published number."""
+    low, high = interval
+    value = published.value
+    word = "above" if low > value else "below" if high < value else "reproduced"
+    share = steps / published.steps
+    return f"**{word}**" if 0.95 < share < 1.05 else f"**{word}** in {share:.2g} of the steps"
+
+
+def beside(interval: Sequence[float], other: Sequence[float]) -> str:
+    """Which of two intervals is higher, where they are apart."""
+    if interval[0] > other[1]:
+        return "better"
+    return "worse" if interval[1] < other[0] else "intervals overlap"
+
+
+def _published(experiment: Experiment) -> str:
+    if not experiment.published:
+        return "none known at a stated budget"
+    return "<br>".join(
+        f"{row.algo + ': ' if row.algo else ''}{row.value:g} at {count(row.steps)} ({row.source})"
+        for row in experiment.published
+    )
+
+
+def _waiting(experiment: Experiment) -> str:
+    return "waits for a GPU" if experiment.gpu else "not run yet"
+
+
+def _interval(summary: Any) -> str:
+    low, high = summary["ci95"]
+    return f"{summary['iqm']:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _solved(found: dict[str, Any]) -> str:
+    """How many seeds reached the threshold, and the median of when."""
+    reached = [steps for steps in found["steps_to_threshold"]["per_seed"] if steps is not None]
+    if found["steps_to_threshold"]["threshold"] is None:
+        return "no threshold"
+    when = f", median {count(float(np.median(reached)))} steps" if reached else ""
+    return f"{len(reached)} of {found['seeds']} seeds{when}"
+
+
+def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def publish(
+    suite: Suite, names: Iterable[str], results: Path = RESULTS, table: Path = TABLE
+) -> None:
+    """Makes the pictures of these groups, and the whole table, from the saved results."""
+    pictures(suite, names, results)
+    table.write_text(report(suite, results))
+
+
+def run_all(
+    suite: Suite,
+    experiments: Sequence[Experiment],
+    work: Path,
+    results: Path = RESULTS,
+    table: Path = TABLE,
+) -> int:
+    """Runs experiments in turn, each saved and shown as it ends; returns the exit code."""
+    diverged = []
+    for index, experiment in enumerate(experiments):
+        name = experiment.name
+        print(f"{index + 1} of {len(experiments)}: {name}", flush=True)
+        code = run(experiment, work / name)
+        if code == 1:  # which is a finding, and no reason to leave out the others
+            diverged.append(name)
+        elif code:
+            return code
+        else:
+            keep(experiment, work / name, results)
+            shown = [g for g in suite.groups.values() if name in (*g.experiments, g.baseline)]
+            publish(suite, [group.name for group in shown], results, table)
+        left = seconds(suite, experiments[index + 1 :], results)
+        print(f"About {duration(left)} left for the other experiments.", flush=True)
+    if diverged:
+        print(f"These diverged: {', '.join(diverged)}.", file=sys.stderr)
+    return int(bool(diverged))
+
+
+def seconds(suite: Suite, experiments: Iterable[Experiment], results: Path = RESULTS) -> float:
+    """How long experiments may take, by saved results of the same algorithm, best on the same task.
+
+    Those of an algorithm without any result count nothing.
+    """
+    total = 0.0
+    for experiment in experiments:
+        alike = [e for e in suite.experiments.values() if e.algo == experiment.algo]
+        paces: dict[str, list[float]] = {}
+        for other in alike:
+            if found := result_of(other, results):
+                pace = found["wall_seconds"] / (found["env_steps"] * found["seeds"])
+                paces.setdefault(other.env, []).append(pace)
+        known = paces.get(experiment.env) or [x for xs in paces.values() for x in xs] or [0.0]
+        total += float(np.median(known)) * experiment.total_steps * experiment.seeds
+    return total
 
 
 def main() -> int:
@@ -269,48 +527,16 @@ def main() -> int:
     arguments = parser.parse_args()
     suite = load()
     if arguments.table:
-        pictures(suite, suite.groups)
+        publish(suite, suite.groups)
         return 0
     import jax
 
     on_gpu = jax.default_backend() == "gpu"
     try:
         experiments = chosen(suite, arguments.names, arguments.missing, on_gpu)
+        return run_all(suite, experiments, arguments.work)
     except InputError as error:
         parser.error(str(error))
-    return run_all(suite, experiments, arguments.work)
-
-
-def run_all(suite: Suite, experiments: Sequence[Experiment], work: Path) -> int:
-    """Runs experiments in turn, saving each as it ends; returns the exit code."""
-    began, done, failed = time.perf_counter(), 0, []
-    for index, experiment in enumerate(experiments):
-        left = (
-            "" if not done else f", about {duration(_left(began, done, experiments[index:]))} left"
-        )
-        print(f"\n{index + 1} of {len(experiments)}: {experiment.name}{left}", flush=True)
-        folder = work / experiment.name
-        code = run(experiment, folder)
-        if code == 1:  # diverged, which is no reason to leave out the others
-            failed.append(experiment.name)
-        elif code:
-            return code
-        else:
-            keep(experiment, folder)
-        done += experiment.total_steps * experiment.seeds
-        of = [
-            g.name for g in suite.groups.values() if experiment.name in (*g.experiments, g.baseline)
-        ]
-        pictures(suite, of)
-    if failed:
-        print(f"Diverged: {', '.join(failed)}.", file=sys.stderr)
-    return int(bool(failed))
-
-
-def _left(began: float, done: int, ahead: Sequence[Experiment]) -> float:
-    """Seconds for what is ahead, at the speed so far in environment steps of all seeds."""
-    steps = sum(experiment.total_steps * experiment.seeds for experiment in ahead)
-    return (time.perf_counter() - began) / done * steps
 
 
 if __name__ == "__main__":
