@@ -35,6 +35,8 @@ HERE = Path(__file__).parent
 SUITE = HERE / "curves.toml"
 RESULTS = HERE / "results"
 TABLE = HERE.parent / "RESULTS.md"
+# What is said of two intervals that are not apart.
+OVERLAP = "intervals overlap"
 
 
 class Published(NamedTuple):
@@ -66,6 +68,7 @@ class Experiment(NamedTuple):
     target: float | None = None
     published: tuple[Published, ...] = ()
     label: str = ""
+    expected: str = ""
     note: str = ""
     gpu: bool = False
 
@@ -290,7 +293,12 @@ Returns are those of the greedy policy, one number per seed: the mean of its eva
 after the whole budget. IQM is the interquartile mean over seeds, with its 95 % bootstrap interval.
 The verdict on a published number is **reproduced** where that interval holds it, and **above** or
 **below** where all of the interval is. A published number keeps its own protocol, which stands
-beside it. Settings were chosen by short runs of a few seeds on the same task."""
+beside it; its environments are Gym's, ours are gymnax's. Settings were chosen by short runs of a
+few seeds on the same task.
+
+An ablation compares the return over the whole run, the mean of all its evaluations, which says how
+fast a variant learnt: better or worse than the first row where the intervals are apart. Its verdict
+is on what was published of the variant, mostly on other tasks."""
 
 
 def report(suite: Suite, results: Path = RESULTS) -> str:
@@ -350,29 +358,26 @@ def _ablation(suite: Suite, group: Group, results: Path) -> list[str]:
     for label, experiment in rows:
         found, curve = result_of(experiment, results), curve_of(experiment, results)
         if found is None or curve is None:
-            lines.append([label, _waiting(experiment), "", "", ""])
+            lines.append([label, _waiting(experiment), "", "", "", experiment.expected, ""])
         else:
             whole = summarize(np.nanmean(curve.returns, axis=0))
+            cells = [label, _interval(found["final_return"]), _interval(whole), _solved(found)]
+            if first is None:
+                cells += ["", "", ""]
+            else:
+                seen = beside(whole["ci95"], first["ci95"])
+                cells += [seen, experiment.expected, agreement(seen, experiment.expected)]
             first = first or whole
-            lines.append(
-                [
-                    label,
-                    _interval(found["final_return"]),
-                    _interval(whole),
-                    "" if whole is first else beside(whole["ci95"], first["ci95"]),
-                    _solved(found),
-                ]
-            )
+            lines.append(cells)
         if experiment.note and experiment.name != group.baseline:
             notes.append(f"- {label}: {experiment.note}")
     base = rows[0][1]
-    head = "variant", "IQM at the end [95 %]", "IQM of the whole run", "beside the first", "solved"
+    head = "variant", "IQM at the end [95 %]", "IQM of the whole run", "solved", "beside the first"
     return [
-        f"{base.algo} on {base.env}, {count(base.total_steps)} steps, {base.seeds} seeds; first "
-        f"`{base.name}`. The return of the whole run is the mean of all its evaluations, and says "
-        "how fast a variant learnt.",
+        f"`{base.name}` and variants: {base.algo} on {base.env}, {count(base.total_steps)} steps, "
+        f"{base.seeds} seeds.",
         *([f"![{group.title}](benchmarks/results/{group.name}.png)"] if first else []),
-        _markdown(head, lines),
+        _markdown((*head, "published", "verdict"), lines),
         *(["\n".join(notes)] if notes else []),
     ]
 
@@ -429,7 +434,16 @@ def beside(interval: Sequence[float], other: Sequence[float]) -> str:
     """Which of two intervals is higher, where they are apart."""
     if interval[0] > other[1]:
         return "better"
-    return "worse" if interval[1] < other[0] else "intervals overlap"
+    return "worse" if interval[1] < other[0] else OVERLAP
+
+
+def agreement(seen: str, expected: str) -> str:
+    """How what `beside` says of a variant stands to what was published of it."""
+    if not expected:
+        return ""
+    if seen == expected:
+        return "**reproduced**"
+    return "not seen" if seen == OVERLAP else "**the opposite**"
 
 
 def _published(experiment: Experiment) -> str:

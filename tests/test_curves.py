@@ -44,6 +44,7 @@ baseline = "small"
 baseline_label = "as it is"
 [varied.experiments.sharp]
 label = "sharp"
+expected = "worse"
 config = { entropy_coef = 0.0 }
 """
 
@@ -90,6 +91,7 @@ def test_every_ablation_differs_from_its_baseline_in_what_it_says():
         (_, base), *rows = curves.variants(SUITE, group)
         assert len({label for label, _ in curves.variants(SUITE, group)}) == len(rows) + 1
         for _, row in rows:
+            assert row.expected in ("better", "worse", "")
             assert row.config != base.config
             same = "algo", "env", "total_steps", "seeds", "run"
             assert [getattr(row, k) for k in same] == [getattr(base, k) for k in same]
@@ -137,6 +139,13 @@ def test_intervals_beside_each_other():
     assert curves.beside([2, 3], [0, 1]) == "better"
     assert curves.beside([0, 1], [2, 3]) == "worse"
     assert curves.beside([0, 2], [1, 3]) == curves.beside([1, 1], [1, 1]) == "intervals overlap"
+
+
+def test_a_verdict_on_what_was_published_of_a_variant():
+    assert curves.agreement("worse", "worse") == "**reproduced**"
+    assert curves.agreement("better", "worse") == "**the opposite**"
+    assert curves.agreement("intervals overlap", "worse") == "not seen"
+    assert curves.agreement("better", "") == ""
 
 
 def test_words_of_every_kind_of_value(declare):
