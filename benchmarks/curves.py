@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlax_lab.cli import ALGORITHMS
+from rlax_lab.cli import ALGORITHMS, use_all_cores
 from rlax_lab.cli import main as rlax_lab
 from rlax_lab.config import check, from_json, to_json
 from rlax_lab.errors import InputError, nearest
@@ -545,6 +545,7 @@ def main() -> int:
         return 0
     import jax
 
+    use_all_cores()  # before JAX looks for its devices
     on_gpu = jax.default_backend() == "gpu"
     try:
         experiments = chosen(suite, arguments.names, arguments.missing, on_gpu)

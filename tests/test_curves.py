@@ -60,7 +60,14 @@ def declare(tmp_path):
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def alone(monkeypatch):
+    """The command line leaves the devices and the caches of the other tests as they are."""
+    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
+    monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
+
+
+@pytest.fixture
+def asked(alone, monkeypatch):
     """Tasks and settings that the command line was about to run."""
     seen = []
 
@@ -69,7 +76,6 @@ def asked(monkeypatch):
         return 0
 
     monkeypatch.setattr(cli, "_run", run)
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
     return seen
 
 
@@ -118,6 +124,14 @@ def test_the_table_shows_only_pictures_that_are_there():
     shown = set(re.findall(r"benchmarks/results/\w+\.png", curves.TABLE.read_text()))
     assert shown
     assert all((curves.TABLE.parent / path).exists() for path in shown)
+
+
+def test_the_readme_quotes_the_table():
+    text = (curves.TABLE.parent / "README.md").read_text()
+    section = " ".join(text[text.index("## Results") : text.index("## Where things are")].split())
+    quoted = re.findall(r"-?\d+\.\d \[.*?\]", section)
+    assert len(quoted) > 5
+    assert [numbers for numbers in quoted if numbers not in curves.TABLE.read_text()] == []
 
 
 @given(
@@ -190,12 +204,13 @@ def test_which_experiments_run(declare):
     assert done == []
 
 
-def test_an_interrupted_suite_goes_on_where_it_stopped(declare, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_suite_goes_on_where_it_stopped(
+    declare, alone, tmp_path, monkeypatch, capsys
+):
     """The second experiment is stopped after its first report, and then resumed."""
     suite = declare()
     work, results, table = tmp_path / "work", tmp_path / "results", tmp_path / "RESULTS.md"
     results.mkdir()
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
     run_cli = curves.rlax_lab
     ran = []
 
@@ -259,7 +274,7 @@ def test_a_folder_of_another_configuration_is_not_taken_for_done(declare, tmp_pa
     summary = {"algo": "a2c", "env": "CartPole-v1", "seeds": 2}
     config = curves.to_json(other.configuration())
     (folder / "summary.json").write_text("{}")
-    record = {**summary, "seed": 0, "config": config}
+    record = {**summary, "seed": 0, "parts": 1, "config": config}
     (folder / "config.json").write_text(json.dumps(record))
     assert curves.run(other, folder) == 0
     with pytest.raises(InputError, match=r"not small as curves\.toml has it"):
