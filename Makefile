@@ -12,7 +12,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork
 # ensurepip is what some Linux distributions split off together with a working venv.
 FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help demo test test-slow lint lock clean
+.PHONY: help demo curves test test-slow lint lock clean
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -20,6 +20,9 @@ help:  ## this list
 
 demo: .venv/.runtime  ## train PPO on CartPole-v1
 	$(BIN)/rlax-lab train ppo --env CartPole-v1 $(DEMO)
+
+curves: .venv/.runtime  ## the experiments of benchmarks/curves.toml (CURVES='NAME ...' for some)
+	$(BIN)/python benchmarks/curves.py $(CURVES)
 
 test: lint  ## linters, types and the default tests
 	$(BIN)/pytest

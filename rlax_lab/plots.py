@@ -151,36 +151,53 @@ def _parse(line: bytes, seeds: int) -> _Record:
 
 
 def learning_curves(runs: Sequence[Path], out: Path) -> Path:
-    """Draw the learning curves of run folders in one figure and write it to `out`.
+    """Draw the learning curves of run folders in one figure, as `draw` does.
 
-    Each run is its interquartile mean over seeds with a 95 % bootstrap band; a single run also
+    Args:
+        runs: run folders, at least one; their reports need not be at the same steps.
+        out: as of `draw`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        InputError: as `draw`, or where a run cannot be read.
+    """
+    return draw([read_curve(run) for run in runs], out)
+
+
+def draw(curves: Sequence[Curve], out: Path) -> Path:
+    """Draw learning curves in one figure and write it to `out`.
+
+    Each curve is its interquartile mean over seeds with a 95 % bootstrap band; a single one also
     shows its seeds as thin lines. If any run was not evaluated, all are drawn by their training
     return, so that like is compared with like.
 
     Args:
-        runs: run folders, at least one; their reports need not be at the same steps.
+        curves: at least one; their reports need not be at the same steps.
         out: `.png` (150 dpi), `.pdf` or `.svg`; its folder is made.
 
     Returns:
         `out`.
 
     Raises:
-        InputError: the suffix of `out` is another one, `runs` is empty, or a run cannot be read or
-            has no return to show.
+        InputError: the suffix of `out` is another one, `curves` is empty, or one of them has no
+            return to show.
     """
     suffix = out.suffix.lower()
     if suffix not in METADATA:
         form = f"as {out.suffix!r}" if out.suffix else "without a suffix"
         raise InputError(f"A figure cannot be written {form}; use {', '.join(METADATA)}.")
-    if not runs:
+    if not curves:
         raise InputError("Learning curves need at least one run folder.")
-    curves = [read_curve(run) for run in runs]
     evaluated = all(curve.evaluated for curve in curves)
     if not evaluated:
         curves = [curve._replace(returns=curve.episode_returns) for curve in curves]
-    for run, curve in zip(runs, curves, strict=True):
+    for curve in curves:
         if np.all(np.isnan(curve.returns)):
-            raise InputError(f"The run {run} has no return to draw: no episode has ended yet.")
+            raise InputError(
+                f"The run {curve.label} has no return to draw: no episode has ended yet."
+            )
 
     thresholds = sorted({(c.env, c.threshold) for c in curves if c.threshold is not None})
     figure = Figure(layout="constrained")

@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
-from benchmarks import learning
+from benchmarks import curves
 
 RUN = (
-    "import pathlib, sys; from benchmarks import learning; "
+    "import pathlib, sys; from benchmarks import curves; "
     "name, seeds, folder, reports = sys.argv[1:]; "
-    "learning.run(name, int(seeds), pathlib.Path(folder), int(reports))"
+    "experiment = curves.load().experiments[name]._replace(seeds=int(seeds)); "
+    "sys.exit(curves.run(experiment, pathlib.Path(folder), int(reports)))"
 )
 
 
@@ -20,7 +21,8 @@ def summary_of(name, seeds, folder, monkeypatch, reports=1):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     words = [sys.executable, "-c", RUN, name, str(seeds), str(folder), str(reports)]
     subprocess.run(words, check=True)
-    return json.loads((folder / "summary.json").read_text()), learning.EXPERIMENTS[name].target
+    target = curves.load().experiments[name].target
+    return json.loads((folder / "summary.json").read_text()), target
 
 
 @pytest.mark.parametrize("name", ["reinforce", "actor_critic", "a2c", "a3c", "ppo"])

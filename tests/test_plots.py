@@ -258,5 +258,5 @@ def test_learning_curves_refuse_what_they_cannot_draw(run: Path, tmp_path: Path)
     assert refused([], "a.png") == "Learning curves need at least one run folder."
     young = write_run(tmp_path / "young", [line(10, 0, None), line(10, 1, None)])
     assert refused([run, young], "a.png") == (
-        f"The run {young} has no return to draw: no episode has ended yet."
+        f"The run {young.name} has no return to draw: no episode has ended yet."
     )
