@@ -15,7 +15,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rlax_lab.replay import Buffer, SumTree, importance_weights
+from rlax_lab.replay import Buffer, SumTree, importance_weights, scale
 from tests import reference
 
 KEY = jax.random.key(0)
@@ -33,6 +33,7 @@ BLOCKS = {1: (1, 1, 1), 5: (1, 2, 5), 8: (3, 4, 8)}
 
 add, take = jax.jit(Buffer.add), jax.jit(Buffer.take)
 draw_indices = jax.jit(Buffer.draw, static_argnums=2)
+scaled = jax.jit(scale)
 
 
 def transitions(numbers):
@@ -126,7 +127,7 @@ def test_blocks_that_do_not_fit_are_refused(rows):
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 2**31 - 1))
 def test_words_are_scaled_as_whole_numbers_are(bits, n):
-    assert int(scale(jnp.uint32(bits), jnp.int32(n))) == bits * n >> 32
+    assert int(scaled(jnp.uint32(bits), jnp.int32(n))) == bits * n >> 32
 
 
 # --- SumTree ---
