@@ -155,8 +155,8 @@ def a2c_case() -> dict[str, Any]:
 
 def cases(devices: int) -> dict[str, dict[str, Any]]:
     """By name; PPO in large batches uses `devices`, each a part of the environments."""
-    found = {f"ppo_{n}": ppo_case(n) for n in (4, 64)}
-    found |= {f"ppo_{n}": ppo_case(n, devices=devices) for n in (2048, 16384)}
+    found = {"ppo_4": ppo_case(4)}
+    found |= {f"ppo_{n}": ppo_case(n, devices=devices) for n in (64, 2048, 16384)}
     found["ppo_2048_one_device"] = {**ppo_case(2048), "sides": ("ours", "purejaxrl")}
     found["ppo_pendulum"] = pendulum_case()
     found["ppo_breakout"] = ppo_case(64, "Breakout-MinAtar")
