@@ -1,6 +1,7 @@
 # The first of these that runs and fits makes .venv; `make PYTHON=...` names another.
 PYTHON = python3.13 python3.12 python3.11 python3
 DEMO = --seeds 10
+PEERS = rejax==0.1.3 gymnax==0.0.9 six distrax flashbax stable-baselines3==2.9.2 torch==2.13.0
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -12,7 +13,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork
 # ensurepip is what some Linux distributions split off together with a working venv.
 FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help demo curves test test-slow lint lock clean
+.PHONY: help bench demo curves test test-slow lint lock clean
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -23,6 +24,9 @@ demo: .venv/.runtime  ## train PPO on CartPole-v1
 
 curves: .venv/.runtime  ## the experiments of benchmarks/curves.toml (CURVES='NAME ...' for some)
 	$(BIN)/python benchmarks/curves.py $(CURVES)
+
+bench: .venv/.runtime .venv-peers/.ready  ## speed beside others (BENCH='CASE ... --purejaxrl PATH')
+	$(BIN)/python benchmarks/throughput.py --peers .venv-peers/bin/python $(BENCH)
 
 test: lint  ## linters, types and the default tests
 	$(BIN)/pytest
@@ -64,6 +68,13 @@ clean:  ## remove .venv, caches and build leftovers, but no results
 	@$(PIP) -r requirements-test.lock
 	@# Its dispatchers need nothing else; what it asks for would be 400 MB and an older protobuf.
 	@$(PIP) --no-deps job-shop-lib==1.7.2
+	@touch $@
+
+# Not an extra: no one environment could have both their gymnax and ours.
+.venv-peers/.ready: .venv/.created
+	@echo "Installing the peers (PyTorch among them: takes minutes)"
+	@$(BIN)/python -m venv --clear .venv-peers
+	@.venv-peers/bin/pip install --quiet --disable-pip-version-check $(PEERS)
 	@touch $@
 
 $(BIN)/uv: .venv/.created

@@ -4,8 +4,8 @@
 
 Every side is a process of its own that compiles first and then does the same piece of work, round
 after round, in turn with the others: on a machine whose speed drifts, only ratios within a round
-mean something. `make bench` makes the environment of the peers and runs all of it. The limit is
-what the bare matrix products of PPO's update take.
+mean something. `make bench` makes the environment of the peers, whose gymnax is older than ours,
+and runs all of it. The limit is what the bare matrix products of PPO's update take.
 """
 
 import argparse
@@ -382,7 +382,7 @@ def main() -> None:
         if arguments.tiny:
             case = shrunk(case)
         results[name] = compare(case, pythons, arguments.rounds)
-        print(table({name: results[name]}).splitlines()[-len(results[name]["sides"]) :], flush=True)
+        print("\n".join(table({name: results[name]}).splitlines()[2:]), flush=True)
     bound = measure_limit(devices, 64 if arguments.tiny else 2048)
     print(table(results))
     print(f"limit of PPO's update at {bound['num_envs']} environments: {bound}")

@@ -24,8 +24,7 @@ def permutation(key: jax.Array, n: int) -> jax.Array:
     """
     if n < _SMALL:
         return jax.random.permutation(key, n).astype(jnp.int32)
-    a = math.isqrt(n - 1) + 1
-    b = -(-n // a)
+    a, b = _halves(n)
     round_keys = jax.random.bits(key, (_ROUNDS, 2), jnp.uint32)
 
     def mix(left: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -51,6 +50,18 @@ def permutation(key: jax.Array, n: int) -> jax.Array:
     if a * b > n:
         pair = jax.lax.while_loop(lambda pair: jnp.any(outside(pair)), walk, pair)
     return (pair[0] * b + pair[1]).astype(jnp.int32)
+
+
+def _halves(n: int) -> tuple[int, int]:
+    """Sizes of the two halves, much alike, whose product is `n`, or else a little more.
+
+    With no more than n pairs there is nothing to walk on from, which is most of the time.
+    """
+    root = math.isqrt(n - 1) + 1
+    for a in range(root, root // 4, -1):
+        if n % a == 0 and n // a <= 2**16:
+            return a, n // a
+    return root, -(-n // root)
 
 
 def _below(x: jax.Array, key: jax.Array, bound: int) -> jax.Array:
