@@ -268,7 +268,7 @@ def variants(suite: Suite, group: Group) -> list[tuple[str, Experiment]]:
 
 
 def pictures(suite: Suite, names: Iterable[str], results: Path = RESULTS) -> None:
-    """Draws the curve of every experiment in these groups, and one figure of each ablation."""
+    """Draws the curve of every experiment in these groups, and the curves of an ablation in one."""
     for name in names:
         group = suite.groups[name]
         if group.baseline is None:
@@ -277,7 +277,8 @@ def pictures(suite: Suite, names: Iterable[str], results: Path = RESULTS) -> Non
                     draw([curve], results / f"{member}.png")
         else:
             found = [curve_of(e, results, label) for label, e in variants(suite, group)]
-            if curves := [curve for curve in found if curve is not None]:
+            curves = [curve for curve in found if curve is not None]
+            if len(curves) > 1:
                 draw(curves, results / f"{name}.png")
 
 
@@ -353,7 +354,7 @@ def _comparison(suite: Suite, group: Group, results: Path) -> list[str]:
 
 def _ablation(suite: Suite, group: Group, results: Path) -> list[str]:
     """A figure, a table of variants beside their baseline, and notes to it."""
-    lines, notes, first = [], [], None
+    lines, notes, first, shown = [], [], None, 0
     rows = variants(suite, group)
     for label, experiment in rows:
         found, curve = result_of(experiment, results), curve_of(experiment, results)
@@ -368,6 +369,7 @@ def _ablation(suite: Suite, group: Group, results: Path) -> list[str]:
                 seen = beside(whole["ci95"], first["ci95"])
                 cells += [seen, experiment.expected, agreement(seen, experiment.expected)]
             first = first or whole
+            shown += 1
             lines.append(cells)
         if experiment.note and experiment.name != group.baseline:
             notes.append(f"- {label}: {experiment.note}")
@@ -376,7 +378,7 @@ def _ablation(suite: Suite, group: Group, results: Path) -> list[str]:
     return [
         f"`{base.name}` and variants: {base.algo} on {base.env}, {count(base.total_steps)} steps, "
         f"{base.seeds} seeds.",
-        *([f"![{group.title}](benchmarks/results/{group.name}.png)"] if first else []),
+        *([f"![{group.title}](benchmarks/results/{group.name}.png)"] if shown > 1 else []),
         _markdown((*head, "published", "verdict"), lines),
         *(["\n".join(notes)] if notes else []),
     ]
