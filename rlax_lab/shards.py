@@ -37,8 +37,10 @@ def mean(x: PyTree) -> PyTree:
     names = _parted()
     if not names:
         return x
-    # In one piece: devices wait for each other once, not once for every array.
-    flat, restore = jax.flatten_util.ravel_pytree(x)
+    # In one piece: devices wait for each other once, not once for every array. As floats, or it
+    # would give integers back as such.
+    floats = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x, float)), x)
+    flat, restore = jax.flatten_util.ravel_pytree(floats)
     return restore(jax.lax.pmean(flat, names))
 
 

@@ -86,6 +86,9 @@ def test_means_and_keys_do_not_depend_on_the_devices(devices):
     """Over all parts of all devices; the key of a part is its own, wherever that is."""
     x = np.arange(24.0, dtype=np.float32).reshape(8, 3) ** 2
     np.testing.assert_allclose(on_devices(shards.mean, devices)(x), [np.mean(x, 0)] * 8, rtol=1e-6)
+    both = lambda x: jnp.stack(shards.mean((x[0] / 3, x.astype(jnp.int32)[1])))  # noqa: E731
+    want = np.mean([x[:, 0] / 3, np.floor(x[:, 1])], axis=1)
+    np.testing.assert_allclose(on_devices(both, devices)(x), [want] * 8, rtol=1e-6)
     number = lambda _: jax.random.key_data(shards.own(jax.random.key(1)))  # noqa: E731
     keys = on_devices(number, devices)(x)
     np.testing.assert_array_equal(keys, on_devices(number, 1)(x))
