@@ -1,8 +1,9 @@
-"""The command line: train, evaluate, plot, envs, fab."""
+"""The command line: train, sweep, evaluate, plot, envs, fab."""
 
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import math
 import os
@@ -85,6 +86,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 COMMANDS = {
     "train": "train an algorithm on an environment",
+    "sweep": "search for an algorithm's settings, in one program",
     "evaluate": "play the policy of a run",
     "plot": "draw the learning curves of runs",
     "envs": "list the environments",
@@ -103,51 +105,89 @@ def _command(words: list[str]) -> int:
     if name not in COMMANDS:
         hint = nearest(name, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}."
         raise InputError(f"there is no command {name!r}{hint}")
-    run = {"train": _train, "evaluate": _evaluate, "plot": _plot, "envs": _envs, "fab": _fab}
+    run = {
+        "train": _train,
+        "sweep": _sweep,
+        "evaluate": _evaluate,
+        "plot": _plot,
+        "envs": _envs,
+        "fab": _fab,
+    }
     return run[name](words[1:])
 
 
 def _train(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: rlax-lab train ALGO --env ENV [options]\n\nalgorithms:")
-        for name, module in ALGORITHMS.items():
-            print(f"  {name:13} {_about(module)}")
-        print("\nrlax-lab train ALGO --help explains every option.")
-        return 0
-    algo = words[0]
-    if algo not in ALGORITHMS:
-        hint = nearest(algo, ALGORITHMS) or f"; the algorithms are {', '.join(ALGORITHMS)}."
-        raise InputError(f"there is no algorithm {algo!r}{hint}")
     from rlax_lab import runs
 
-    module = ALGORITHMS[algo]
-    presets = getattr(module, "PRESETS", {})
-    parser = _Parser(prog=f"rlax-lab train {algo}", description=_about(module))
-    parser.add_argument("--env", help="an environment's name, or module:callable")
-    _add_folder(parser)
-    if presets:
-        names = ", ".join(presets)
-        parser.add_argument("--preset", help=f"other defaults for all that follows: {names}")
-    _add_settings(parser.add_argument_group("the run"), runs.Settings)
-    _add_settings(parser.add_argument_group("several hosts, each with this command"), Processes)
-    _add_settings(parser.add_argument_group(f"configuration of {algo}"), module.Config)
-    parsed = parser.parse(words[1:])
-    given = _given(parsed)
-    if given.get("preset") is not None:
-        given = _preset(presets, given["preset"]) | given
-    given = _resumed(parsed, given, runs.read_record)
-    if given["env"] is None:
-        raise InputError("--env is missing: an environment's name, or module:callable.")
+    groups = {"the run": runs.Settings, "several hosts, each with this command": Processes}
+    asked = _ask("train", words, groups, runs.read_record)
+    if asked is None:
+        return 0
+    algo, given, parsed = asked
     processes = _build(Processes, given)
     _join(processes)
     use_all_cores()
     settings = _build_settings(runs.Settings, given)
-    config = _build(module.Config, given)
+    config = _build(ALGORITHMS[algo].Config, given)
     task = _task(algo, given["env"], config, settings.parts)
     folder = parsed.out or _new_folder(algo, given["env"].replace(":", "."))
     _use_compilation_cache()
     with _together(processes):
         return _run(task, settings, folder, parsed.resume)
+
+
+def _sweep(words: list[str]) -> int:
+    from rlax_lab import sweep
+
+    return sweep.command(words)
+
+
+def _ask(
+    command: str,
+    words: list[str],
+    groups: dict[str, type],
+    read_record: Callable[[Path], dict[str, Any]],
+    more: str = "",
+) -> tuple[str, dict[str, Any], argparse.Namespace] | None:
+    """What ``COMMAND ALGO --env ENV ...`` asks for: algorithm, fields and flags; None for help.
+
+    Args:
+      command: its name.
+      words: what follows it.
+      groups: classes of settings beside the algorithm's configuration, by title.
+      read_record: as of `_resumed`.
+      more: to be said of the command beside what the algorithm is.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: rlax-lab {command} ALGO --env ENV [options]\n\nalgorithms:")
+        for name, module in ALGORITHMS.items():
+            print(f"  {name:13} {_about(module)}")
+        print(f"\nrlax-lab {command} ALGO --help explains every option.")
+        return None
+    algo = words[0]
+    if algo not in ALGORITHMS:
+        hint = nearest(algo, ALGORITHMS) or f"; the algorithms are {', '.join(ALGORITHMS)}."
+        raise InputError(f"there is no algorithm {algo!r}{hint}")
+    module = ALGORITHMS[algo]
+    presets = getattr(module, "PRESETS", {})
+    about = f"{_about(module)} {more}".strip()
+    parser = _Parser(prog=f"rlax-lab {command} {algo}", description=about)
+    parser.add_argument("--env", help="an environment's name, or module:callable")
+    _add_folder(parser)
+    if presets:
+        names = ", ".join(presets)
+        parser.add_argument("--preset", help=f"other defaults for all that follows: {names}")
+    for title, cls in groups.items():
+        _add_settings(parser.add_argument_group(title), cls)
+    _add_settings(parser.add_argument_group(f"configuration of {algo}"), module.Config)
+    parsed = parser.parse(words[1:])
+    given = _given(parsed)
+    if given.get("preset") is not None:
+        given = _preset(presets, given["preset"]) | given
+    given = _resumed(parsed, given, read_record)
+    if given["env"] is None:
+        raise InputError("--env is missing: an environment's name, or module:callable.")
+    return algo, given, parsed
 
 
 def _about(module: Any) -> str:
@@ -452,14 +492,33 @@ def _run(task: Any, settings: Any, folder: Path, resume: bool) -> int:
     """`runs.run`; returns the exit code."""
     from rlax_lab import runs
 
+    return _until_stopped(lambda: runs.run(task, settings, folder, resume), folder)
+
+
+def _until_stopped(run: Callable[[], Any], folder: Path) -> int:
+    """Runs what lives in `folder`, and says how to go on where it was stopped; the exit code."""
+    from rlax_lab import progress, runs
+
     try:
-        runs.run(task, settings, folder, resume)
+        run()
     except runs.Stopped as stopped:
-        return 128 + int(stopped.args[0])
+        signal, steps = stopped.args
+        progress.say(
+            f"Stopped at {steps} steps and saved; the same command with --out {folder} --resume "
+            "goes on from there."
+        )
+        return 128 + int(signal)
     return 0
 
 
-def _task(algo: str, env_name: str, config: Any, parts: int) -> Any:
+def _task(
+    algo: str,
+    env_name: str,
+    config: Any,
+    parts: int,
+    many: Callable[[Callable[[Any], Any], Any], Any] | None = None,
+) -> Any:
+    """What is trained on what; with `many` it is the learner ``many(make, config)``."""
     from rlax_lab.runs import Task
 
     registry = ours("registry")
@@ -468,7 +527,11 @@ def _task(algo: str, env_name: str, config: Any, parts: int) -> Any:
     except registry.UnknownEnvironment as error:
         raise InputError(str(error)) from error
     module = ALGORITHMS[algo]
-    learner = shards.spread(lambda config: module.make(env, config, env_params), config, parts)
+
+    def make(config: Any) -> Any:
+        return module.make(env, config, env_params)
+
+    learner = shards.spread(functools.partial(many, make) if many else make, config, parts)
     threshold = registry.threshold(env_name)
     return Task(algo, env_name, env, env_params, threshold, config, learner)
 

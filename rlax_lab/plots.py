@@ -79,6 +79,8 @@ def read_curve(run: Path) -> Curve:
         raise InputError(
             f"{path} is not a JSON object with algo, env, seeds and threshold."
         ) from error
+    if "trials" in config:
+        raise InputError(f"{run} holds a sweep, not one run.")
 
     env_steps, seed, episode_return, eval_return, has_eval = zip(
         *_read_records(run / "metrics.jsonl", seeds), strict=True

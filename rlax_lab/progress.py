@@ -44,10 +44,11 @@ def spread(values: Sequence[float]) -> str:
 class Progress:
     """A live line on a terminal; elsewhere one plain line per report."""
 
-    def __init__(self, total_steps: int, seeds: int) -> None:
+    def __init__(self, total_steps: int, each: str) -> None:
+        """Of runs that take `total_steps` each, such as "10 seeds"."""
         self.total_steps = total_steps
-        self.seeds = seeds
-        self.console = Console(highlight=False, quiet=jax.process_index() > 0)
+        self.each = each
+        self.console = _console()
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "Progress":
@@ -60,8 +61,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, soft_wrap=True)
-        sys.stdout.flush()
+        say(text, self.console)
 
     def report(
         self,
@@ -70,60 +70,90 @@ class Progress:
         seconds_left: float,
         episode_returns: Sequence[float],
         eval_returns: Sequence[float],
+        best: str = "",
     ) -> None:
-        """Where the run stands: `steps` per seed, returns per seed."""
+        """Where the run stands: `steps` and returns of each, and which of them is best so far."""
         cells = [
-            f"{count(steps)}/{count(self.total_steps)} steps x {self.seeds} seeds",
+            f"{count(steps)}/{count(self.total_steps)} steps x {self.each}",
             f"{count(steps_per_second)} steps/s",
             f"return {spread(episode_returns)}",
             f"evaluation {spread(eval_returns)}",
+            *([best] if best else []),
             f"{duration(seconds_left)} left",
         ]
         if not self.console.is_terminal:
             self.say("  ".join(cells))
             return
         line = Table.grid(padding=(0, 2))
-        line.add_row(ProgressBar(self.total_steps, steps, width=20), *cells[:2], cells[4])
+        line.add_row(ProgressBar(self.total_steps, steps, width=20), *cells[:2], cells[-1])
         returns = Table.grid(padding=(0, 2))
         returns.add_row("training return", spread(episode_returns))
         returns.add_row("evaluation return", spread(eval_returns))
+        if best:
+            returns.add_row("best", best)
         both = Table.grid()
         both.add_row(line)
         both.add_row(returns)
         self.live.update(both, refresh=True)
 
-    def summary(self, summary: dict[str, Any], folder: Any) -> None:
-        """The closing table and where everything is."""
-        final, reached = summary["final_return"], summary["steps_to_threshold"]
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        table.add_row("algorithm, environment", f"{summary['algo']} on {summary['env']}")
-        table.add_row(
-            "environment steps", f"{count(summary['env_steps'])} x {summary['seeds']} seeds"
+
+def summary(summary: dict[str, Any], folder: Any) -> None:
+    """The closing table of a run and where everything is."""
+    final, reached = summary["final_return"], summary["steps_to_threshold"]
+    rows = {
+        "algorithm, environment": f"{summary['algo']} on {summary['env']}",
+        "environment steps": f"{count(summary['env_steps'])} x {summary['seeds']} seeds",
+        "final evaluation return": measured(final),
+        "per seed": " ".join(_short(v) for v in final["per_seed"]),
+    }
+    if reached["threshold"] is not None:
+        solved = [v for v in reached["per_seed"] if v is not None]
+        median = f", after {count(float(np.median(solved)))} steps (median)" if solved else ""
+        rows[f"reached {reached['threshold']:g}"] = (
+            f"{len(solved)} of {summary['seeds']} seeds{median}"
         )
-        if final["iqm"] is None:
-            measured = "no episode ended"
-        else:
-            low, high = final["ci95"]
-            interval = f"(95 % interval {low:.1f} to {high:.1f})"
-            measured = f"IQM {final['iqm']:.1f} {interval}, mean {final['mean']:.1f}"
-        table.add_row("final evaluation return", measured)
-        table.add_row("per seed", " ".join(_short(v) for v in final["per_seed"]))
-        if reached["threshold"] is not None:
-            solved = [v for v in reached["per_seed"] if v is not None]
-            median = f", after {count(float(np.median(solved)))} steps (median)" if solved else ""
-            table.add_row(
-                f"reached {reached['threshold']:g}",
-                f"{len(solved)} of {summary['seeds']} seeds{median}",
-            )
-        table.add_row(
-            "speed",
-            f"{count(summary['steps_per_second'])} steps/s, "
-            f"{duration(summary['compile_seconds'])} compiling, "
-            f"{duration(summary['wall_seconds'])} in all",
-        )
-        table.add_row("learning curve", str(folder / "curve.png"))
-        table.add_row("run folder", str(folder))
-        self.console.print(table)
+    rows |= {
+        "speed": speed(summary),
+        "learning curve": str(folder / "curve.png"),
+        "run folder": str(folder),
+    }
+    table(rows)
+
+
+def table(rows: dict[str, str]) -> None:
+    """Names, and beside each what is to be said of it."""
+    shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, text in rows.items():
+        shown.add_row(name, text)
+    _console().print(shown)
+
+
+def measured(final: dict[str, Any]) -> str:
+    """Returns over seeds, as `statistics.summarize` gives them."""
+    if final["iqm"] is None:
+        return "no episode ended"
+    low, high = final["ci95"]
+    interval = f"(95 % interval {low:.1f} to {high:.1f})"
+    return f"IQM {final['iqm']:.1f} {interval}, mean {final['mean']:.1f}"
+
+
+def speed(summary: dict[str, Any]) -> str:
+    """How fast a run was."""
+    return (
+        f"{count(summary['steps_per_second'])} steps/s, "
+        f"{duration(summary['compile_seconds'])} compiling, "
+        f"{duration(summary['wall_seconds'])} in all"
+    )
+
+
+def say(text: str, console: Console | None = None) -> None:
+    """A line of any length."""
+    (console or _console()).print(text, soft_wrap=True, markup=False)
+    sys.stdout.flush()
+
+
+def _console() -> Console:
+    return Console(highlight=False, quiet=jax.process_index() > 0)
 
 
 def _short(value: float | None) -> str:

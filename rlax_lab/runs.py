@@ -8,6 +8,7 @@ seed; nothing in it depends on the clock, so equal runs give equal files), Tenso
 import json
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rlax_lab import checkpoint, metrics, provenance, shards, statistics, train
+from rlax_lab import (
+    checkpoint,
+    metrics,
+    population,
+    progress,
+    provenance,
+    shards,
+    statistics,
+    train,
+)
 from rlax_lab.config import check, configuration, setting, to_json
 from rlax_lab.errors import InputError, NonFiniteError
 from rlax_lab.evaluate import evaluate
-from rlax_lab.progress import Progress
 from rlax_lab.types import Environment, Learner, PyTree
 
 
@@ -48,8 +57,11 @@ class Settings:
     )
 
 
+# Whose a line of metrics is: a seed's, and of many trials that of one.
+PLACE = ("seed", "trial")
+
 # What may differ when a run resumes.
-_NOT_RECORDED = ("checkpoint_seconds", "devices")
+NOT_RECORDED = ("checkpoint_seconds", "devices")
 
 
 class Task(NamedTuple):
@@ -65,13 +77,47 @@ class Task(NamedTuple):
 
 
 class Stopped(Exception):
-    """The run was asked to stop, by signal number `args[0]`, and saved itself."""
+    """The run was asked to stop, by signal number `args[0]`, and saved itself after `args[1]` steps
+    of each seed."""
+
+
+class Outcome(NamedTuple):
+    """What a finished run is summarised from.
+
+    Attributes:
+      record: as ``config.json`` has it.
+      clock: seconds spent, by what on.
+      assess: ``assess(update) -> mean returns [S]`` of the final policies, or ``[S, T]`` of T
+        members, in the evaluation's episodes of that update; no report's are those of update 0.
+    """
+
+    record: dict[str, Any]
+    clock: dict[str, float]
+    assess: Callable[[int], np.ndarray]
 
 
 def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> dict[str, Any]:
-    """Trains, evaluates, saves and plots; returns what ``summary.json`` holds.
+    """`conduct`, and a summary and a picture; returns what ``summary.json`` holds.
 
     Of several processes (`jax.distributed`) each calls it; the first writes, the others return {}.
+
+    Arguments and errors as of `conduct`.
+    """
+    outcome = conduct(task, settings, folder, resume)
+    # Of several processes that share a run, the first does all that leaves a trace.
+    if jax.process_index() > 0:
+        return {}
+    summary = _summary(outcome.record, folder, outcome.clock)
+    checkpoint.write_json(folder / "summary.json", summary)
+    from rlax_lab import plots  # matplotlib is slow to import
+
+    plots.learning_curves([folder], folder / "curve.png")
+    progress.summary(summary, folder)
+    return summary
+
+
+def conduct(task: Task, settings: Settings, folder: Path, resume: bool = False) -> Outcome:
+    """Trains, evaluates and saves.
 
     Args:
       task: what to train.
@@ -90,8 +136,6 @@ def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> d
     record = _record(task, settings)
     shards.together(lambda: _check_folder(folder, record, resume), (record, settings.devices))
     mesh = shards.deal(settings.seeds, settings.parts, settings.devices)
-    # Of several processes that share a run, the first does all that leaves a trace.
-    leads = jax.process_index() == 0
     programs = _programs(task, settings, mesh, resume)
     done, states, clock = (
         _load(task, settings, folder) if resume else _begin(task, settings, folder, programs)
@@ -100,21 +144,20 @@ def run(task: Task, settings: Settings, folder: Path, resume: bool = False) -> d
         checkpoint.write_json(folder / "config.json", record)
     clock["compile"] += programs.seconds
     clock["wall"] += time.perf_counter() - began
-    progress = Progress(task.learner.total_steps, settings.seeds)
-    with progress, train.stop_on_signals() as stop:
+    members = task.learner.members
+    each = f"{members} trials x {settings.seeds} seeds" if members else f"{settings.seeds} seeds"
+    shown = progress.Progress(task.learner.total_steps, each)
+    with shown, train.stop_on_signals() as stop:
         verb = "Resuming" if resume else "Training"
         on = f" on {mesh.size} devices" if mesh else ""
-        progress.say(f"{verb} {task.algo} on {task.env_name}{on} in {folder}")
-        _conduct(task, settings, folder, mesh, programs, done, states, clock, progress, stop)
-    if not leads:
-        return {}
-    summary = _summary(record, folder, clock)
-    checkpoint.write_json(folder / "summary.json", summary)
-    from rlax_lab import plots  # matplotlib is slow to import
+        shown.say(f"{verb} {task.algo} on {task.env_name}{on} in {folder}")
+        states = _conduct(task, settings, folder, mesh, programs, done, states, clock, shown, stop)
+    keys = shards.place(train.seed_keys(settings.seed, settings.seeds), mesh)
 
-    plots.learning_curves([folder], folder / "curve.png")
-    progress.summary(summary, folder)
-    return summary
+    def assess(update: int) -> np.ndarray:
+        return checkpoint.to_numpy(programs.assess(states.params, keys, jnp.int32(update)))
+
+    return Outcome(record, clock, assess)
 
 
 class _Programs(NamedTuple):
@@ -123,7 +166,8 @@ class _Programs(NamedTuple):
     Attributes:
       init: ``init(keys [S]) -> states [S]``; None where the run resumes.
       chunk: as `train.advance`.
-      assess: ``assess(params [S], keys [S], update) -> mean returns [S]``, always the same.
+      assess: ``assess(params [S], keys [S], update) -> mean returns [S]``, always the same; of T
+        members ``[S, T]``.
     """
 
     init: Any
@@ -181,15 +225,15 @@ def _conduct(
     done: int,
     states: PyTree,
     clock: dict[str, float],
-    progress: Progress,
+    shown: progress.Progress,
     stop: train.StopRequest,
-) -> None:
-    """Trains from update `done` to the end, reporting and saving on the way."""
+) -> PyTree:
+    """Trains from update `done` to the end, reporting and saving on the way; the final states."""
     learner = task.learner
     updates = learner.num_updates
-    if done == updates:
-        return
     states = shards.place(states, mesh, learner)
+    if done == updates:
+        return states
     keys = shards.place(train.seed_keys(settings.seed, settings.seeds), mesh)
     last = loop_began = saved_at = time.perf_counter()
     saved = done
@@ -206,19 +250,20 @@ def _conduct(
             for states, report in chunks:
                 clock["train"] += report.seconds
                 returns = programs.assess(states.params, keys, jnp.int32(report.update))
-                lines = _lines(report, returns)
-                speed = report.env_steps * settings.seeds / clock["train"]
+                lines = _lines(report, returns, states.labels if learner.members else {})
+                speed = report.env_steps * len(lines) / clock["train"]
                 log.write(lines, speed)
                 now = time.perf_counter()
                 clock["wall"] += now - last
                 last = now
                 pace = (now - loop_began) / (report.update - done)
-                progress.report(
+                shown.report(
                     report.env_steps,
                     speed,
                     pace * (updates - report.update),
                     [line["episode_return"] for line in lines],
                     [line["eval_return"] for line in lines],
+                    population.leader(lines, states.values) if learner.members else "",
                 )
                 finished = report.update == updates
                 due = now - saved_at >= settings.checkpoint_seconds
@@ -227,15 +272,12 @@ def _conduct(
                     checkpoint.save(folder / "checkpoints", report.update, states, clock)
                     saved, saved_at = report.update, now
                 if signal and not finished:
-                    progress.say(
-                        f"Stopped at {report.env_steps} steps and saved; the same command with "
-                        f"--out {folder} --resume goes on from there."
-                    )
-                    raise Stopped(signal)
+                    raise Stopped(signal, report.env_steps)
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"{error}; the last good checkpoint, after update {saved}, is kept in {folder}."
             ) from None
+    return states
 
 
 def load_params(task: Task, folder: Path, seeds: int) -> tuple[int, PyTree]:
@@ -263,11 +305,11 @@ def _shapes(task: Task, seeds: int) -> PyTree:
     return jax.eval_shape(jax.vmap(task.learner.init), train.seed_keys(0, seeds))
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What ``config.json`` says.
+def read_record(folder: Path, sweep: bool = False) -> dict[str, Any]:
+    """What ``config.json`` says of a run, or of a `sweep`.
 
     Raises:
-      InputError: if there is no run in `folder`.
+      InputError: if there is none in `folder`.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -281,11 +323,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     lacks = [name for name, kind in names.items() if not isinstance(there.get(name), kind)]
     if lacks:
         raise InputError(f"{path} is not the record of a run: it lacks {', '.join(lacks)}.")
+    if sweep != ("trials" in there):
+        held, wanted = ("one run", "a sweep") if sweep else ("a sweep", "one run")
+        raise InputError(f"{folder} holds {held}, not {wanted}.")
     return there
 
 
 def _record(task: Task, settings: Settings) -> dict[str, Any]:
-    kept = {k: v for k, v in to_json(settings).items() if k not in _NOT_RECORDED}
+    kept = {k: v for k, v in to_json(settings).items() if k not in NOT_RECORDED}
     return {
         "algo": task.algo,
         "env": task.env_name,
@@ -307,7 +352,7 @@ def _check_folder(folder: Path, record: dict[str, Any], resume: bool) -> None:
                 f"{folder} holds {what}; give another --out, or --resume to go on with a run."
             )
         return
-    before = read_record(folder)
+    before = read_record(folder, sweep="trials" in record)
     flat, flat_before = ({**r, **r.get("config", {})} for r in (record, before))
     for name in [*record, *record["config"]]:  # the environment before its threshold
         if name != "config" and flat[name] != flat_before.get(name):
@@ -333,7 +378,10 @@ def _keep_until(path: Path, update: int) -> None:
 
 
 def _evaluator(task: Task, settings: Settings, mesh: Mesh | None) -> Any:
-    """A jitted ``(params [S], keys [S], update) -> mean returns [S]``, always the same."""
+    """A jitted ``(params [S], keys [S], update) -> mean returns [S]``, always the same.
+
+    Of T members they are ``[S, T]``, NaN of one that diverged.
+    """
 
     def assess(params: PyTree, keys: jax.Array, update: jax.Array) -> jax.Array:
         def one(params: PyTree, key: jax.Array) -> jax.Array:
@@ -343,23 +391,34 @@ def _evaluator(task: Task, settings: Settings, mesh: Mesh | None) -> Any:
             result = evaluate(task.learner, params, task.env, key, episodes, task.env_params)
             return result.mean_return()
 
+        if task.learner.members:
+            # What acts with weights that are not finite means nothing.
+            returns = jax.vmap(jax.vmap(one, (0, None)))(params, keys)
+            return jnp.where(jax.vmap(population.finite)(params), returns, jnp.nan)
         return jax.vmap(one)(params, keys)
 
     return jax.jit(shards.over_seeds(assess, mesh))
 
 
-def _lines(report: train.Report, eval_returns: jax.Array) -> list[dict[str, Any]]:
-    """One metrics line per seed."""
+def _lines(
+    report: train.Report, eval_returns: jax.Array, labels: dict[str, jax.Array]
+) -> list[dict[str, Any]]:
+    """One metrics line per seed, or per seed and member, which says its `labels` ``[S, T]``."""
+    eval_returns, labels = checkpoint.to_numpy((eval_returns, labels))
     lines = []
-    for seed, value in enumerate(checkpoint.to_numpy(eval_returns).astype(np.float64)):
-        means = metrics.means({name: x[seed] for name, x in report.sums.items()})
+    for place in np.ndindex(eval_returns.shape):
+        numbers = {
+            "eval_return": eval_returns[place].item(),
+            # Floats as the shortest numbers that are the same in 32 bits.
+            **{name: json.loads(str(x[place])) for name, x in labels.items()},
+            **metrics.means({name: x[place] for name, x in report.sums.items()}),
+        }
         lines.append(
             {
                 "update": report.update,
                 "env_steps": report.env_steps,
-                "seed": seed,
-                "eval_return": None if np.isnan(value) else float(value),
-                **means,
+                **dict(zip(PLACE, place, strict=False)),
+                **{k: x if x is None or np.isfinite(x) else None for k, x in numbers.items()},
             }
         )
     return lines
@@ -389,10 +448,10 @@ class _Log:
     def write(self, lines: list[dict[str, Any]], steps_per_second: float) -> None:
         for line in lines:
             self.file.write(json.dumps(line) + "\n")
-            seed, step = line["seed"], line["env_steps"]
+            place = "".join(f"/{name}{line[name]}" for name in PLACE if name in line)
             for name, value in line.items():
-                if name not in ("update", "env_steps", "seed") and value is not None:
-                    self.events.add_scalar(f"{name}/seed{seed}", value, step)
+                if name not in ("update", "env_steps", *PLACE) and value is not None:
+                    self.events.add_scalar(f"{name}{place}", value, line["env_steps"])
         self.events.add_scalar("steps_per_second", steps_per_second, lines[0]["env_steps"])
         self.file.flush()
 
@@ -410,7 +469,7 @@ def _summary(record: dict[str, Any], folder: Path, clock: dict[str, float]) -> d
         "env": record["env"],
         "seeds": seeds,
         "env_steps": steps,
-        "final_return": _final(curve.returns[-1]),
+        "final_return": final(curve.returns[-1]),
         "steps_to_threshold": {"threshold": curve.threshold, "per_seed": reached},
         "steps_per_second": steps * seeds / clock["train"],
         "compile_seconds": clock["compile"],
@@ -420,7 +479,8 @@ def _summary(record: dict[str, Any], folder: Path, clock: dict[str, float]) -> d
     }
 
 
-def _final(returns: np.ndarray) -> dict[str, Any]:
+def final(returns: np.ndarray) -> dict[str, Any]:
+    """Returns of every seed ``[S]``, NaN where there is none, as a summary has them."""
     if np.all(np.isnan(returns)):  # no episode ended within the evaluation's limit
         none = [None] * len(returns)
         return {"iqm": None, "mean": None, "ci95": [None, None], "per_seed": none}

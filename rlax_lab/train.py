@@ -28,7 +28,7 @@ class Report(NamedTuple):
     Attributes:
       update: updates done so far.
       env_steps: environment steps done so far, per seed.
-      sums: the chunk's metrics, arrays ``[S]`` on the host.
+      sums: the chunk's metrics, arrays ``[S]`` on the host; ``[S, T]`` of T members.
       seconds: what the chunk took.
     """
 
@@ -57,8 +57,8 @@ def advance(learner: Learner, mesh: Mesh | None = None) -> jax.stages.Wrapped:
 
     def one(state: PyTree) -> tuple[PyTree, Metrics, jax.Array]:
         state, metrics = learner.update(state)
-        watched = jax.tree.leaves((state.params, metrics))
-        finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in watched])
+        watched = () if learner.members else jax.tree.leaves((state.params, metrics))
+        finite = jnp.array([jnp.all(jnp.isfinite(x)) for x in watched])
         return state, metrics, jnp.all(finite)
 
     update = jax.vmap(one)
@@ -70,9 +70,9 @@ def advance(learner: Learner, mesh: Mesh | None = None) -> jax.stages.Wrapped:
             bad = jnp.where((bad < 0) & ~finite, i, bad)
             return states, jax.tree.map(jnp.add, sums, metrics), bad
 
-        shapes = jax.eval_shape(update, states)[1]
+        _, shapes, finite = jax.eval_shape(update, states)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        none_bad = jnp.full(jax.tree.leaves(zeros)[0].shape, -1, jnp.int32)
+        none_bad = jnp.full(finite.shape, -1, jnp.int32)
         return jax.lax.fori_loop(0, n, body, (states, zeros, none_bad))
 
     if mesh is not None:

@@ -40,6 +40,9 @@ class Learner(NamedTuple):
       axes: where the algorithm can run in parts (`rlax_lab.shards`), which leaves of the state
         every part has its own of: 0, or None for those that are common; a prefix of the state.
       parts: in how many this one runs.
+      members: of many runs in one (`rlax_lab.population`), how many; its params and metrics have a
+        leading axis of them, `act` and `value` take the params of one, and one that diverges does
+        not stop the others.
     """
 
     init: Callable[[jax.Array], Any]
@@ -51,6 +54,7 @@ class Learner(NamedTuple):
     initial_steps: int = 0
     axes: PyTree = None
     parts: int = 1
+    members: int | None = None
 
     @property
     def num_updates(self) -> int:
