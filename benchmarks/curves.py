@@ -195,7 +195,10 @@ def chosen(suite: Suite, names: Sequence[str], missing: bool, on_gpu: bool) -> l
     """
     wanted: set[str] = set()
     for name in names:
-        _known(name, [*suite.groups, *suite.experiments], "experiment or group")
+        names_there = [*suite.groups, *suite.experiments]
+        if name not in names_there:
+            hint = nearest(name, names_there) or f"; the groups are {', '.join(suite.groups)}."
+            raise InputError(f"there is no experiment or group {name!r}{hint}")
         wanted.update(suite.groups[name].experiments if name in suite.groups else [name])
     return [
         experiment

@@ -198,8 +198,10 @@ def test_which_experiments_run(declare):
     assert names(on_gpu=True) == ["small", "large", "sharp"]
     assert names("large") == ["large"]
     assert names("varied", "small") == ["small", "sharp"]
-    with pytest.raises(InputError, match=r"the experiment or group is 'lage'.*'large'"):
+    with pytest.raises(InputError, match=r"no experiment or group 'lage'.*'large'"):
         names("lage")
+    with pytest.raises(InputError, match="the groups are plain, varied"):
+        names("zzz")
     done = curves.chosen(SUITE, ["ppo_cartpole"], missing=True, on_gpu=False)
     assert done == []
 
