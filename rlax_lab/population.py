@@ -149,7 +149,7 @@ def evolving(
         return Population(
             values,
             start(values, jax.random.split(start_key, members)),
-            score=jnp.full(members, jnp.nan),
+            score=jnp.full(members, jnp.nan, jnp.float32),
             parent=jnp.arange(members),
             key=key,
         )

@@ -132,7 +132,8 @@ def read_values(name: str, text: str) -> Range | tuple[float, ...]:
         numbers = tuple(float(word) for word in words)
     except ValueError:
         numbers = ()
-    if len(numbers) != 2 if ranged else not numbers or not all(map(math.isfinite, numbers)):
+    right = len(numbers) == 2 if ranged else len(numbers) > 0
+    if not right or not all(map(math.isfinite, numbers)):
         raise InputError(
             f"{name} is {text!r}, but must be a number, a list such as 0.1,0.2 or a range such as "
             "0.1:0.2 or log:0.1:0.2."
@@ -334,13 +335,7 @@ def _best_setting(
         values = {name: of_trial[0][name] for name in space}
         trials.append({"trial": trial, "values": values, "final_return": runs.final(returns)})
 
-    def rank(trial: dict[str, Any]) -> tuple[bool, float]:
-        """A setting of which a run diverged comes after all of which none did."""
-        returns = trial["final_return"]
-        known = returns["iqm"] is not None
-        return None not in returns["per_seed"], returns["iqm"] if known else -math.inf
-
-    best = max(trials, key=rank)
+    best = max(trials, key=lambda trial: rank(trial["final_return"]))
     chosen, again = dataclasses.replace(config, **best["values"]), fresh(settings)
     alone = cli._task(task.algo, task.env_name, chosen, again.parts)
     inside = folder / "best"
@@ -355,6 +350,12 @@ def _best_setting(
         },
         "settings": trials,
     }
+
+
+def rank(returns: dict[str, Any]) -> tuple[bool, float]:
+    """Higher is better: a setting of which a run diverged comes after all of which none did."""
+    iqm = -math.inf if returns["iqm"] is None else returns["iqm"]
+    return None not in returns["per_seed"], iqm
 
 
 def _best_members(
