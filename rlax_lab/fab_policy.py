@@ -2,7 +2,13 @@
 
 Actors score the lots that wait at their groups, however many there are. What they add to is the
 choice of a dispatching rule, so an untrained policy dispatches as the rule does and learning starts
-from there. The critic sees the whole fab, which only training needs.
+from there.
+
+What a fab costs is a sum over its lots, and so is its value: the critic gives that of every lot in
+the fab. A decision is judged by what became of the lots that were at its group, each followed on
+its way (generalised advantages, lot by lot). What happens meanwhile to the others is noise to that
+decision, and most of the noise there is: the fab as a whole as the only measure, a reward and a
+value for all, learns far slower (Wolpert and Tumer 2002 give agents such rewards of their own).
 """
 
 import dataclasses
@@ -17,6 +23,8 @@ from rlax_lab.config import check, configuration, setting
 from rlax_lab.distributions import Choices
 from rlax_lab.model import Params
 from rlax_lab.policy import Policy
+from rlax_lab.returns import gae
+from rlax_lab.rollout import Trajectory, successor_values
 from rlax_lab.types import Environment, PyTree
 
 
@@ -24,17 +32,17 @@ from rlax_lab.types import Environment, PyTree
 class Config:
     """Configuration of the policy's network."""
 
-    hidden: int = setting(32, "units of each of two hidden layers", low=1)
+    hidden: int = setting(32, "units of each of two hidden layers; the critic has twice", low=1)
     prior: float = setting(
-        3.0, "log-odds that an untrained policy gives the rule's lot over any other", low=0
+        2.0, "log-odds that an untrained policy gives the rule's lot over any other", low=0
     )
     actors: str = setting(
         "shared", "one set of weights for all groups, or one each", choices=("shared", "separate")
     )
     critic: str = setting(
-        "central",
-        "one value of the whole fab, or one of what each group sees",
-        choices=("central", "independent"),
+        "lots",
+        "a value of each lot, one of the whole fab, or one of what each group sees",
+        choices=("lots", "central", "independent"),
     )
 
 
@@ -86,13 +94,44 @@ def make(env: Environment, env_params: Any, config: Config | None = None) -> Pol
         options = observation.options
         return Choices(options, observation.group, options, observation.active).decides
 
-    return Policy(
-        init, outputs, lambda pi: pi, to_action, act, value, lambda params, _: params, acts
+    def credit(
+        params: Params,
+        trajectory: Trajectory,
+        value: jax.Array,
+        last_observation: PyTree,
+        gamma: float | jax.Array,
+        lambda_: float | jax.Array,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        seen, step = trajectory.observation, trajectory.step
+        after = step.next_observation
+        following = successor_values(policy, params, trajectory, value, last_observation)
+        inside = seen.number >= 0
+        stays = inside & (after.number == seen.number)
+        discount = jnp.where(stays, (gamma * step.discount)[..., None], 0.0)
+        ended = jnp.broadcast_to(step.ended[..., None], stays.shape)
+        advantage = gae(after.gains, discount, value, following, ended, lambda_)
+        advantage = jnp.where(inside, advantage, 0.0)
+        zeros = jnp.zeros(seen.active.shape)
+        t, n, _ = jnp.indices(stays.shape, sparse=True)
+        of_agents = zeros.at[t, n, seen.group].add(advantage, mode="drop")
+        return of_agents, value + advantage, inside
+
+    policy = Policy(
+        init,
+        outputs,
+        lambda pi: pi,
+        to_action,
+        act,
+        value,
+        lambda params, _: params,
+        acts,
+        credit if config.critic == "lots" else None,
     )
+    return policy
 
 
 class Network(nn.Module):
-    """Scores of lots ``[B, N]`` and values of groups ``[B, G]`` from a batch of observations."""
+    """Scores of lots ``[B, N]``, and values of groups ``[B, G]`` or lots ``[B, N]``."""
 
     hidden: int
     prior: float
@@ -108,12 +147,18 @@ class Network(nn.Module):
         # What an agent sees: its group, the lots there on average, and the fab.
         own = jnp.concatenate([seen.groups, waiting, fab], axis=-1)
         beside = _of_group(own, seen.group)
-        relative = seen.lots - _of_group(waiting, seen.group)
-        lots = jnp.concatenate([seen.lots, relative, beside], axis=-1)
-        scores = self._perceptron("actor", 1, 0.01, lots, seen.group)[..., 0]
-        scores = scores + self.prior * seen.preferred
+        preferred = seen.preferred[..., None].astype(jnp.float32)
+        lots = jnp.concatenate([preferred, seen.lots, beside], axis=-1)
+        # An index, as rules are, and what a network adds to it.
+        about_lots = 1 + seen.lots.shape[-1]
+        index = self.param("index", lambda _: jnp.zeros(about_lots).at[0].set(self.prior))
+        scores = lots[..., :about_lots] @ index
+        scores = scores + self._perceptron("actor", 1, 0.01, lots, seen.group)[..., 0]
         over = seen.over[:, None]
-        if self.critic == "independent":
+        if self.critic == "lots":
+            value = self._perceptron("critic", 1, 0.1, lots, width=2 * self.hidden)[..., 0]
+            value = jnp.where(seen.number >= 0, value, 0.0)
+        elif self.critic == "independent":
             over = jnp.broadcast_to(over[:, None], (batch, self.groups, 1))
             own = jnp.concatenate([own, over], axis=-1)
             value = self._perceptron("critic", 1, 1.0, own)[..., 0]
@@ -128,15 +173,22 @@ class Network(nn.Module):
         return scores, value
 
     def _perceptron(
-        self, name: str, size: int, gain: float, x: jax.Array, group: jax.Array | None = None
+        self,
+        name: str,
+        size: int,
+        gain: float,
+        x: jax.Array,
+        group: jax.Array | None = None,
+        width: int | None = None,
     ) -> jax.Array:
         """Two hidden layers; for lots of a `group` that group's own, where actors are separate."""
-        sizes = (self.hidden, self.hidden, size)
+        width = width or self.hidden
+        sizes = (width, width, size)
         separate = group is not None and self.actors == "separate"
-        for layer, width in enumerate(sizes):
+        for layer, units in enumerate(sizes):
             scale = gain if layer == 2 else 2**0.5
             init = networks.orthogonal(scale)
-            shape = (x.shape[-1], width)
+            shape = (x.shape[-1], units)
             if separate:
                 assert group is not None
                 sets = self.param(
@@ -148,7 +200,7 @@ class Network(nn.Module):
                 x = _by_its_group(x, group, sets)
             else:
                 x = x @ self.param(f"{name}_{layer}", init, shape)
-            bias = self.param(f"{name}_bias_{layer}", nn.initializers.zeros_init(), (width,))
+            bias = self.param(f"{name}_bias_{layer}", nn.initializers.zeros_init(), (units,))
             x = x + jnp.broadcast_to(bias, x.shape)
             if layer < 2:
                 x = jnp.tanh(x)

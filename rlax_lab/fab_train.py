@@ -19,7 +19,7 @@ from rlax_lab.randomize import Randomized
 
 ALGO = "mappo"
 # What a policy is held against while it trains, beside the rule that it starts from.
-RULES = ("setup > FIFO", "setup > WSPT", "setup > WMOD", "ATCS(2, 0.1)")
+RULES = ("setup > FIFO", "setup > EDD", "setup > WSPT", "setup > WMOD", "ATCS(2, 0.1)")
 
 
 @configuration
@@ -27,7 +27,13 @@ class Config(mappo.Config):
     """Configuration of a training run: the fabs, the policy, the learner."""
 
     rule: str = setting("setup > WMOD", "the dispatching rule that the policy starts from")
-    days: float = setting(10.0, "simulated days of an episode", above=0)
+    days: float = setting(120.0, "simulated days of an episode of training", above=0)
+    eval_days: float = setting(20.0, "of an episode of evaluation", above=0)
+    warmup: float | None = setting(
+        None,
+        "days under the rule before every episode; none: three times the work of the longest route",
+        low=0,
+    )
     fabs: int = setting(1, "fabs of a random family to train on, an episode on one of them", low=1)
     fab_seed: int = setting(0, "the first of them; the others count up", low=0, high=2**31 - 1)
     objective: str = setting(
@@ -98,13 +104,15 @@ def task(
         params = _stack([_params(plan, config) for plan in plans])
     except ValueError as error:
         raise InputError(f"fabs is {config.fabs}, but {error}.") from error
-    best = _best_return(params, config) if threshold is None else threshold
+    shorter = params.warmup + jnp.round(config.eval_days * params.day).astype(jnp.int32)
+    eval_params = params.replace(horizon=shorter)
+    best = _best_return(env, eval_params, config) if threshold is None else threshold
     if config.fabs > 1:
         env = Randomized(env, params)
     else:
-        params = jax.tree.map(lambda x: x[0], params)
+        params, eval_params = jax.tree.map(lambda x: x[0], (params, eval_params))
     learner = shards.spread(lambda config: mappo.make(env, config, params), config, parts)
-    return runs.Task(ALGO, instance, env, params, best, config, learner)
+    return runs.Task(ALGO, instance, env, eval_params, best, config, learner)
 
 
 def decider(folder: Path, plan: Any, seed: int = 0) -> Any:
@@ -168,28 +176,36 @@ def environment(plan: Any, config: Config) -> Any:
 
 
 def _params(plan: Any, config: Config) -> Any:
-    params = ours("fab.env").make_params(plan, config.days)
+    instance, warmup = plan.instance, config.warmup
+    if warmup is None:
+        work = np.asarray(instance.done + instance.remaining - instance.work)[instance.first]
+        warmup = 3.0 * float(work.max()) / (86400 / plan.seconds)
+    params = ours("fab.env").make_params(plan, config.days, warmup)
     if config.objective == "all":
         return params
     alone = [float(name == config.objective) for name in ours("fab.env").OBJECTIVES]
     return params.replace(weights=jnp.array(alone, jnp.float32))
 
 
-def _best_return(params: Any, config: Config, replications: int = 64) -> float:
+def _best_return(env: Any, params: Any, config: Config, replications: int = 64) -> float:
     """The best of the mean returns under the policy's rule and each of `RULES`, of fabs ``[K]``."""
     simulate, parse = ours("fab.simulate"), ours("fab.rules").parse
-    window = ours("fab.figures").Window(jnp.int32(0), params.horizon[0])
     keys = jax.random.split(jax.random.key(0), replications)
     fabs = len(params.horizon)
     own = jax.tree.map(lambda x: x[jnp.arange(replications) % fabs], params)
 
-    def play(rule: Any, own: Any) -> jax.Array:
-        start = simulate.start(own.instance, keys, window, True)
-        ended = simulate.run(own.instance, rule, start, True)
-        return jnp.mean(jax.vmap(ours("fab.env").episode_return)(own, ended))
+    # All start where the environment's rule has brought the fabs, as the policy does.
+    warm = simulate.deal(jax.vmap(env.warm), replications, (True, True))
+    start = jax.jit(warm)(keys, own)
+
+    def play(rule: Any, own: Any, start: Any) -> jax.Array:
+        begin = jnp.zeros(replications, jnp.int32)
+        window = ours("fab.figures").Window(begin, own.horizon)
+        ended = simulate.run(own.instance, rule, start._replace(window=window), True)
+        return jnp.mean(jax.vmap(ours("fab.env").episode_return)(own, ended, start))
 
     names = dict.fromkeys((config.rule, *RULES))
-    return max(float(jax.jit(functools.partial(play, parse(name)))(own)) for name in names)
+    return max(float(jax.jit(functools.partial(play, parse(name)))(own, start)) for name in names)
 
 
 def _stack(params: list[Any]) -> Any:

@@ -1,6 +1,7 @@
 """Losses, to be minimised. Policy losses are means over all axes; value losses are said at each.
 
-A mean may leave entries out: those of agents that did not decide (`where`, bool ``[...]``).
+In a mean, entries may have weights ``[...]``, whose own mean is 1 (`shards.weights`): 0 leaves out
+agents that did not decide.
 """
 
 import chex
@@ -8,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 
-def mean(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
-    """The mean of all entries, or of those `where` it is true; 0 where that is none."""
-    if where is None:
+def mean(x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+    """The mean of all entries, each `weight` times; what has none may be anything."""
+    if weight is None:
         return jnp.mean(x)
-    return jnp.sum(jnp.where(where, x, 0.0)) / jnp.maximum(jnp.sum(where), 1)
+    return jnp.mean(weight * jnp.where(weight > 0, x, 0.0))
 
 
 def policy_gradient(log_prob: jax.Array, advantage: jax.Array) -> jax.Array:
@@ -33,7 +34,7 @@ def clipped_surrogate(
     old_log_prob: jax.Array,
     advantage: jax.Array,
     clip_range: float | jax.Array,
-    where: jax.Array | None = None,
+    weight: jax.Array | None = None,
 ) -> jax.Array:
     """PPO's clipped objective, negated. Schulman et al. (2017), equation 7.
 
@@ -47,25 +48,25 @@ def clipped_surrogate(
     # Below the overflow: infinity times the zero gradient of a clipped ratio would be NaN.
     ratio = jnp.exp(jnp.minimum(log_prob - old_log_prob, 80.0))
     clipped = jnp.clip(ratio, 1.0 - clip_range, 1.0 + clip_range)
-    return -mean(jnp.minimum(ratio * advantage, clipped * advantage), where)
+    return -mean(jnp.minimum(ratio * advantage, clipped * advantage), weight)
 
 
 def surrogate(
     log_prob: jax.Array,
     old_log_prob: jax.Array,
     advantage: jax.Array,
-    where: jax.Array | None = None,
+    weight: jax.Array | None = None,
 ) -> jax.Array:
     """The importance-weighted objective, negated. Schulman et al. (2017), equation 6.
 
     Shapes as in `clipped_surrogate`.
     """
     chex.assert_equal_shape([log_prob, old_log_prob, advantage])
-    return -mean(jnp.exp(log_prob - old_log_prob) * advantage, where)
+    return -mean(jnp.exp(log_prob - old_log_prob) * advantage, weight)
 
 
 def approximate_kl(
-    log_prob: jax.Array, old_log_prob: jax.Array, where: jax.Array | None = None
+    log_prob: jax.Array, old_log_prob: jax.Array, weight: jax.Array | None = None
 ) -> jax.Array:
     """KL(old || new) from samples of the old policy: the mean of ``ratio - 1 - log ratio``.
 
@@ -73,13 +74,13 @@ def approximate_kl(
     """
     chex.assert_equal_shape([log_prob, old_log_prob])
     log_ratio = log_prob - old_log_prob
-    return mean(jnp.expm1(log_ratio) - log_ratio, where)
+    return mean(jnp.expm1(log_ratio) - log_ratio, weight)
 
 
-def squared_error(value: jax.Array, target: jax.Array, where: jax.Array | None = None) -> jax.Array:
+def squared_error(value: jax.Array, target: jax.Array, weight: jax.Array | None = None) -> jax.Array:
     """Half the mean squared error between `value` and `target` ``[...]``."""
     chex.assert_equal_shape([value, target])
-    return 0.5 * mean(jnp.square(value - target), where)
+    return 0.5 * mean(jnp.square(value - target), weight)
 
 
 def clipped_squared_error(
@@ -87,7 +88,7 @@ def clipped_squared_error(
     old_value: jax.Array,
     target: jax.Array,
     clip_range: float | jax.Array,
-    where: jax.Array | None = None,
+    weight: jax.Array | None = None,
 ) -> jax.Array:
     """Squared error that gives no credit for moving further than `clip_range` from `old_value`.
 
@@ -97,7 +98,7 @@ def clipped_squared_error(
     chex.assert_equal_shape([value, old_value, target])
     clipped = old_value + jnp.clip(value - old_value, -clip_range, clip_range)
     errors = jnp.maximum(jnp.square(value - target), jnp.square(clipped - target))
-    return 0.5 * mean(errors, where)
+    return 0.5 * mean(errors, weight)
 
 
 def huber(error: jax.Array, threshold: float | jax.Array = 1.0) -> jax.Array:

@@ -15,12 +15,13 @@ class Config(fab_policy.Config, ppo.Hyperparameters):
         1_000_000, "steps per seed, in each of which all groups that can decide do", low=1
     )
     num_envs: int = setting(32, "fabs at once per seed", low=1)
-    num_steps: int = setting(64, "steps per fab and update", low=1)
-    num_epochs: int = setting(3, "passes over each batch", low=1)
+    num_steps: int = setting(128, "steps per fab and update", low=1)
+    num_epochs: int = setting(2, "passes over each batch", low=1)
     learning_rate: float = setting(1e-3, "Adam's step size", above=0)
     gamma: float = setting(
         1.0, "discount per step, beside that of the time which it took", low=0, high=1
     )
+    gae_lambda: float = setting(0.985, "decay of GAE's trace per step", low=0, high=1)
     scale_rewards: bool = setting(
         True, "divide rewards by the running deviation of the discounted return"
     )

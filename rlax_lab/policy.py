@@ -52,6 +52,10 @@ class Policy(NamedTuple):
       acts: of a policy of A agents, ``acts(observation) -> [..., A]`` bool, which of them decide
         now. Its values, log-probabilities and entropies are ``[..., A]``, and those of agents that
         do not decide mean nothing.
+      credit: of a policy of agents whose values are of something else, V in number: what a
+        decision was worth, ``credit(params, trajectory, value, last_observation, gamma, lambda)
+        -> (advantages [T, N, A], value targets [T, N, V], which values mean something
+        [T, N, V])``, where `value` ``[T, N, V]`` is of the trajectory's observations.
     """
 
     init: Callable[[jax.Array], Params]
@@ -62,6 +66,7 @@ class Policy(NamedTuple):
     value: Callable[[Params, PyTree], jax.Array]
     observe: Callable[[Params, PyTree], Params]
     acts: Callable[[PyTree], jax.Array] | None = None
+    credit: Callable[..., tuple[jax.Array, jax.Array, jax.Array]] | None = None
 
 
 def make(

@@ -88,7 +88,8 @@ class State(NamedTuple):
 
 class Batch(NamedTuple):
     """What one update learns from, one row per environment step ``[B, ...]``; ``[B, A, ...]`` of
-    several agents, of which those that `acts` says decided."""
+    several agents, of which those that `acts` says decided; and the values that `valued` says are
+    of something. (To a loss, both are weights.)"""
 
     observation: PyTree
     action: jax.Array
@@ -98,6 +99,7 @@ class Batch(NamedTuple):
     advantage: jax.Array
     target: jax.Array
     acts: jax.Array | None
+    valued: jax.Array | None
 
 
 def make(
@@ -173,18 +175,16 @@ def make(
         )
         value = pi.value(state.params, trajectory.observation)
         acts = None if pi.acts is None else pi.acts(trajectory.observation)
-        advantage = advantages(
-            pi,
-            state.params,
-            trajectory,
-            reward,
-            value,
-            last_observation,
-            config.gamma,
-            config.gae_lambda,
-            acts,
-        )
-        target = advantage + value
+        decay = config.gamma, config.gae_lambda
+        if pi.credit is None:
+            advantage = advantages(
+                pi, state.params, trajectory, reward, value, last_observation, *decay, acts
+            )
+            target, valued = advantage + value, acts
+        else:
+            advantage, target, valued = pi.credit(
+                state.params, trajectory, value, last_observation, *decay
+            )
         if config.advantage_normalization == "batch":
             advantage = standardize(advantage, acts)
         rows = Batch(
@@ -196,6 +196,7 @@ def make(
             advantage,
             target,
             acts,
+            valued,
         )
         return jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), rows), reward_scale
 
@@ -211,7 +212,7 @@ def make(
             outputs, value = pi.outputs(state.params._replace(network=network), rows.observation)
             dist = pi.distribution(outputs)
             log_prob = dist.log_prob(rows.action)
-            advantage, acts = rows.advantage, rows.acts
+            advantage, acts, valued = rows.advantage, rows.acts, rows.valued
             if config.objective == "clip":
                 kl = losses.approximate_kl(log_prob, rows.log_prob, acts)
                 policy_loss = losses.clipped_surrogate(
@@ -222,10 +223,10 @@ def make(
                 policy_loss = losses.surrogate(log_prob, rows.log_prob, advantage, acts)
                 policy_loss += state.kl_coef * kl
             if config.value_clip_range is None:
-                value_loss = losses.squared_error(value, rows.target, acts)
+                value_loss = losses.squared_error(value, rows.target, valued)
             else:
                 value_loss = losses.clipped_squared_error(
-                    value, rows.value, rows.target, config.value_clip_range, acts
+                    value, rows.value, rows.target, config.value_clip_range, valued
                 )
             entropy = losses.mean(dist.entropy(), acts)
             total = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
@@ -246,7 +247,10 @@ def make(
             rows = jax.tree.map(lambda x: x[indices], batch)
             if config.advantage_normalization == "minibatch":
                 rows = rows._replace(advantage=standardize(rows.advantage, rows.acts))
-            gradient, report = gradients.gradient(loss, network, rows, rows.acts)
+            rows = rows._replace(
+                acts=shards.weights(rows.acts), valued=shards.weights(rows.valued)
+            )
+            gradient, report = gradients.gradient(loss, network, rows)
             direction, optimizer_state = optimizer.update(gradient, optimizer_state, network)
             network = optimizers.descend(network, direction, learning_rate)
             report |= {"gradient_norm": optax.tree.norm(gradient), "gradient_steps": 1.0}

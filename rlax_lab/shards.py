@@ -55,6 +55,14 @@ def mean_of(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
     return total / jnp.where(count > 0, count, 1)
 
 
+def weights(where: jax.Array | None) -> jax.Array | None:
+    """With which a mean over all entries of all parts is one over those `where` it is true."""
+    if where is None:
+        return None
+    part = mean(jnp.mean(where.astype(jnp.float32)))
+    return where / jnp.where(part > 0, part, 1.0)
+
+
 def own(key: jax.Array) -> jax.Array:
     """A key of this part's own; `key` itself where the run is in one part."""
     names = _parted()

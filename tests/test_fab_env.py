@@ -168,6 +168,59 @@ def test_rewards_are_the_integrals(one_at_a_time: bool) -> None:
     assert whole == pytest.approx([rewards, rewards], rel=1e-4)
 
 
+@pytest.mark.parametrize("releases", ["conwip", "open"])
+def test_lots_gain_what_the_fab_does(releases: str) -> None:
+    """Summed over lots and steps: the parts of the reward that are lots', each by itself."""
+    description = SMALL | {"conwip": 12}
+    if releases == "open":
+        del description["conwip"]
+        product = {**SMALL["products"]["a"], "release": {"mean": 22, "kind": "exponential"}}
+        description |= {"slots": 60, "products": {"a": product}}
+    fab = env.FabEnv(describe.Plan(description), days=20, warmup=1)
+    lots, *_ = np.asarray(fab.default_params.reference)
+    each = float(lots * fab.default_params.scale / fab.default_params.discount_time)
+
+    @jax.jit
+    def sums(params: env.EnvParams) -> Any:
+        def body(carry: Any, _: Any) -> Any:
+            state, total = carry
+            over = fab.is_truncated(state, params)
+            nobody = jnp.full(state.active.shape, -1)
+            seen, after, reward, _, _ = fab.step_env(jax.random.key(0), state, nobody, params)
+            total = total + jnp.where(over, 0.0, jnp.stack([reward * each, seen.gains.sum()]))
+            return (jax.tree.map(lambda x, y: jnp.where(over, x, y), state, after), total), None
+
+        _, state = fab.reset_env(jax.random.key(0), params)
+        return jax.lax.scan(body, (state, jnp.zeros(2)), length=3000)[0]
+
+    for i in range(3):
+        params = fab.default_params.replace(weights=jnp.zeros(5).at[i].set(1.0))
+        state, (rewards, gains) = sums(params)
+        assert bool(fab.is_truncated(state, params))
+        assert rewards != 0
+        # Of a lot that comes within a step, the time up to the step's end counts for none.
+        assert gains == pytest.approx(float(rewards), rel=0.03), env.OBJECTIVES[i]
+
+
+def test_the_warm_up_is_the_rules() -> None:
+    """An episode starts where the simulator is under the rule, and is measured from there."""
+    fab = fabs(warmup=0.3, rule="SPT")
+    params = fab.default_params
+    warm = fab.warm(jax.random.key(0), params)
+    window = figures.Window(jnp.int32(0), params.warmup)
+    start = sim.start(params.instance, jax.random.key(0)[None], window)
+    alone = sim.run(params.instance, rules.parse("SPT"), start)
+    for x, y in zip(jax.tree.leaves(warm), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_array_equal(_data(x), _data(y)[0])
+    assert float(warm.figures.processing.as_float().sum()) > 0
+    state, total, rewards = play(fab, by_the_rule)
+    assert int(state.totals.tick) == int(params.horizon)
+    # The rewards begin with the first choice, hardly after the warm-up.
+    whole = env.episode_return(params, state.fab, warm)
+    assert rewards == pytest.approx(float(whole), rel=0.03)
+    assert total[2] > 0
+
+
 def test_choices_are_obeyed() -> None:
     """Last in, first out through actions is the rule of that name."""
     fab = fabs()

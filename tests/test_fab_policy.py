@@ -10,8 +10,9 @@ import pytest
 from envs.fab import describe, figures, rules
 from envs.fab import simulate as sim
 from envs.fab.env import FabEnv
-from rlax_lab import fab_policy
+from rlax_lab import fab_policy, vector
 from rlax_lab.errors import InputError
+from rlax_lab.rollout import rollout
 
 GROUPS: dict[str, Any] = {"litho": {"tools": 2, "setups": 3}, "etch": {}, "bake": {"tools": 2}}
 
@@ -88,7 +89,7 @@ def test_agents_as_a_rule_dispatch_as_in_the_environment(one_at_a_time: bool) ->
     ).any()
 
 
-@pytest.mark.parametrize("critic", ["central", "independent"])
+@pytest.mark.parametrize("critic", ["lots", "central", "independent"])
 def test_shared_weights_fit_other_fabs(critic: str) -> None:
     """One set of weights serves fabs with more lots and other groups."""
     config = fab_policy.Config(critic=critic)
@@ -98,26 +99,74 @@ def test_shared_weights_fit_other_fabs(critic: str) -> None:
     seen, _ = large.reset_env(jax.random.key(0), large.default_params)
     choices, value = pi.outputs(params, seen)
     assert choices.scores.shape == (9,)
-    assert value.shape == (3,)
+    assert value.shape == ((9,) if critic == "lots" else (3,))
     assert (np.ptp(value) == 0) == (critic == "central")
 
 
-def test_the_order_of_lots_means_nothing() -> None:
-    """Lots in other slots have the scores that they had, and groups their values."""
+@pytest.mark.parametrize("critic", ["lots", "central"])
+def test_the_order_of_lots_means_nothing(critic: str) -> None:
+    """Lots in other slots have the scores and values that they had, and groups theirs."""
     env = FabEnv(plan())
-    pi = fab_policy.make(env, env.default_params)
+    pi = fab_policy.make(env, env.default_params, fab_policy.Config(critic=critic))
     params = pi.init(jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(2), x.shape), params)
     seen, _ = env.reset_env(jax.random.key(0), env.default_params)
     order = np.random.default_rng(0).permutation(8)
     moved = seen.replace(
-        **{k: getattr(seen, k)[order] for k in ("lots", "group", "options", "preferred")}
+        **{k: getattr(seen, k)[order] for k in ("lots", "group", "options", "preferred", "number")}
     )
     choices, value = pi.outputs(params, seen)
     again, others = pi.outputs(params, moved)
     np.testing.assert_allclose(again.scores, choices.scores[order], atol=1e-5)
-    np.testing.assert_allclose(others, value, atol=1e-5)
+    np.testing.assert_allclose(others, value[order] if critic == "lots" else value, atol=1e-5)
     assert np.ptp(choices.scores) > 0.1
+
+
+def test_credit_follows_every_lot() -> None:
+    """Advantages and targets of a rollout against plain loops over lots, in float64."""
+    env = FabEnv(plan(6), days=0.2, warmup=0.5, rule="SPT")
+    env_params, steps, fabs = env.default_params, 60, 2
+    pi = fab_policy.make(env, env_params)
+    params = pi.init(jax.random.key(1))
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(2), x.shape), params)
+
+    @jax.jit
+    def found() -> Any:
+        start = vector.reset(env, env_params, jax.random.key(3), fabs)
+        envs, played = rollout(pi, params, env, env_params, start, jax.random.key(4), steps)
+        value = pi.value(params, played.observation)
+        final = pi.value(params, played.step.next_observation)
+        assert pi.credit is not None
+        judged = pi.credit(params, played, value, envs.observation, 0.99, 0.9)
+        return played, value, final, judged
+
+    played, value, final, (advantage, target, valued) = jax.tree.map(np.asarray, found())
+    seen, step = played.observation, played.step
+    assert step.ended.any()
+    assert (seen.number[1:] != seen.number[:-1]).any()
+    of_groups = np.zeros(advantage.shape)
+    for fab in range(fabs):
+        for lot in range(6):
+            # Backwards: what the lot's errors add up to from here on.
+            trace = 0.0
+            for t in reversed(range(steps)):
+                after, inside = step.next_observation, seen.number[t, fab, lot] >= 0
+                stays = after.number[t, fab, lot] == seen.number[t, fab, lot]
+                discount = 0.99 * float(step.discount[t, fab]) if stays else 0.0
+                error = float(after.gains[t, fab, lot]) - float(value[t, fab, lot])
+                error += discount * float(final[t, fab, lot])
+                cut = step.ended[t, fab] or t == steps - 1
+                trace = error + (0.0 if cut else 0.9 * discount * trace)
+                assert valued[t, fab, lot] == inside
+                if not inside:
+                    trace = 0.0
+                    continue
+                np.testing.assert_allclose(
+                    target[t, fab, lot], trace + value[t, fab, lot], atol=1e-4
+                )
+                if seen.group[t, fab, lot] < 3:
+                    of_groups[t, fab, seen.group[t, fab, lot]] += trace
+    np.testing.assert_allclose(advantage, of_groups, atol=1e-3)
 
 
 def test_bad_settings() -> None:

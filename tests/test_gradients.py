@@ -23,6 +23,19 @@ class Rows(NamedTuple):
     where: jax.Array | None
 
 
+class Weighted(NamedTuple):
+    """The same with what makes a mean of them one over those."""
+
+    x: jax.Array
+    y: jax.Array
+    weight: jax.Array | None
+
+
+def weighted(rows):
+    where = None if rows.where is None else jnp.asarray(rows.where)
+    return Weighted(rows.x, rows.y, shards.weights(where))
+
+
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
     monkeypatch.setattr(gradients, "_CHUNK", CHUNK)
@@ -31,8 +44,8 @@ def _small_chunks(monkeypatch):
 def loss(weights, rows):
     """The mean squared error of a linear map, and a report of two means."""
     error = rows.x @ weights - rows.y
-    squares = losses.mean(jnp.square(error), rows.where)
-    return squares, {"squares": squares, "error": losses.mean(error, rows.where)}
+    squares = losses.mean(jnp.square(error), rows.weight)
+    return squares, {"squares": squares, "error": losses.mean(error, rows.weight)}
 
 
 def closed_form(weights, rows):
@@ -58,7 +71,7 @@ def data(seed, lead, share=None):
 
 
 def find(weights, rows):
-    return gradients.gradient(loss, weights, rows, rows.where)
+    return gradients.gradient(loss, weights, weighted(rows))
 
 
 def assert_close(got, want):
@@ -119,7 +132,7 @@ def test_the_loss_sees_a_chunk_at_a_time(rows, chunk, masked):
         return loss(weights, rows)
 
     weights, batch = data(1, (rows,), 0.5 if masked else None)
-    gradients.gradient(watched, weights, batch, batch.where)
+    gradients.gradient(watched, weights, weighted(batch))
     assert seen == {chunk}
 
 

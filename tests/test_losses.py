@@ -10,7 +10,7 @@ import rlax
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlax_lab import losses
+from rlax_lab import losses, shards
 from tests import reference
 
 SIZE = 16
@@ -349,7 +349,8 @@ def test_a_mean_over_some_is_that_of_them_alone(seed, part):
         (losses.squared_error, values[:2]),
         (partial(losses.clipped_squared_error, clip_range=0.5), values),
     ):
-        got, gradient = jax.value_and_grad(loss)(*arguments, where=where)
+        weight = shards.weights(jnp.asarray(where))
+        got, gradient = jax.value_and_grad(loss)(*arguments, weight=weight)
         assert not gradient[~where].any()
         if where.any():
             want, some = jax.value_and_grad(loss)(*(x[where] for x in arguments))

@@ -23,7 +23,7 @@ from .queue import Queue
 from .rules import Rule
 
 OBJECTIVES = ("cycle_time", "tardiness", "throughput", "energy", "utilisation")
-LOT_FEATURES = 14
+LOT_FEATURES = 21
 GROUP_FEATURES = 9
 FAB_FEATURES = 6
 
@@ -33,10 +33,12 @@ class Observation:
     """What the agents see. All features lie in [-5, 5].
 
     Attributes:
-      lots: ``[N, 14]`` float32: a lot that can be chosen now; processing time; time waited; slack;
-        share of work left; weight; setup; fullness of its batch; load of the group it goes to
-        next; whether it is overdue; time in the fab; a lot of urgency (slack below zero) or
-        tripled weight; weight that fades with slack; the same of its whole batch.
+      lots: ``[N, 21]`` float32: a lot that can be chosen now; log of its processing time; time
+        waited; slack per work left, on a wide and on a narrow scale; slack in days; work left in
+        days; share of work left; slack of its operation; weight and its log; setup; fullness of its
+        batch; load of the group it goes to next, and how near that is to having none; time in the
+        fab; how long it has been overdue; weight that fades slowly and fast with slack; the same
+        of its whole batch.
       groups: ``[G, 9]`` float32: whether the group chooses now; lots and work waiting; parts of
         its tools that are free and in a setup state that some waiting lot needs; work on the way;
         urgent lots on the way; time to the next maintenance; time to the next shift.
@@ -47,6 +49,12 @@ class Observation:
       options: ``[N]`` bool, the lots that their groups can choose.
       preferred: ``[N]`` bool, those that the environment's rule would choose.
       active: ``[G]`` bool, the groups that choose.
+      number: ``[N]`` int32, which lot is in the slot, in the order of releases; -1 where none is in
+        the fab.
+      gains: ``[N]`` float32, what the lot that was in the slot before the last step added to its
+        reward: its time in the fab, its time overdue, its leaving. Times the mean number of lots
+        over `discount_time`, so that the discounted sum of a lot's gains is of order 1. Energy and
+        utilisation are nobody's.
     """
 
     lots: jax.Array
@@ -57,6 +65,8 @@ class Observation:
     options: jax.Array
     preferred: jax.Array
     active: jax.Array
+    number: jax.Array
+    gains: jax.Array
 
 
 @struct.dataclass
@@ -66,7 +76,8 @@ class EnvParams:
     Attributes:
       instance: the fab.
       weights: ``[5]`` float32 of `OBJECTIVES` in the reward.
-      horizon: int32, ticks of an episode.
+      warmup: int32, ticks from an empty fab to the start of an episode, under the rule.
+      horizon: int32, tick at which an episode ends.
       discount_time: float32, ticks after which a reward counts 1/e.
       day: float32, ticks of a day.
       scale: float32, ticks of a mean operation; rewards are per this time.
@@ -77,6 +88,7 @@ class EnvParams:
 
     instance: Instance
     weights: jax.Array
+    warmup: jax.Array
     horizon: jax.Array
     discount_time: jax.Array
     day: jax.Array
@@ -121,6 +133,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
       fab: a name or file (see `library.load`), or a `Plan`.
       seed: which fab of a random family.
       days: of an episode.
+      warmup: days before it, under the rule.
       may_wait: whether a group may wait although it could start a lot.
       rule: what dispatches where there is no choice, completes batches and says how large they must
         be; a name (see `rules.parse`) or a `Rule`.
@@ -133,6 +146,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
         fab: Any = "seed-10x50",
         seed: int = 0,
         days: float = 10.0,
+        warmup: float = 0.0,
         may_wait: bool = False,
         one_at_a_time: bool = False,
         rule: str | Rule = "FIFO",
@@ -141,7 +155,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
         self.rule = rules.parse(rule) if isinstance(rule, str) else rule
         self.may_wait = may_wait
         self.one_at_a_time = one_at_a_time or self.rule.looks_elsewhere
-        self._default = make_params(plan, days)
+        self._default = make_params(plan, days, warmup)
 
     @property
     def default_params(self) -> EnvParams:
@@ -153,12 +167,22 @@ class FabEnv(Environment[EnvState, EnvParams]):
 
     def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[Any, EnvState]:
         window = Window(jnp.int32(0), params.horizon)
-        fab = dynamics.init(params.instance, key, window, self.may_wait)
+        fab = self.warm(key, params)._replace(window=window)
         nobody = jnp.zeros(params.instance.num_groups, jnp.int32)
-        fab, times, active = self._advance(params, fab, nobody, nobody > 0, nobody)
+        fab, times, active, _ = self._advance(params, fab, nobody, nobody > 0, nobody)
         totals = _totals(params.instance, fab, _tick(params, fab.lots, times))
         state = EnvState(fab, times, active, totals, jnp.int32(0))
         return self.observe(key, state, None, params), state
+
+    def warm(self, key: jax.Array, params: EnvParams) -> dynamics.State:
+        """The fab at the end of the warm-up, where its window ends."""
+        instance = params.instance
+        window = Window(jnp.int32(0), params.warmup)
+        return jax.lax.while_loop(
+            lambda fab: ~dynamics.finished(instance, fab),
+            lambda fab: dynamics.step(instance, self.rule, fab, self.one_at_a_time)[0],
+            dynamics.init(instance, key, window, self.may_wait),
+        )
 
     def step_env(
         self, key: jax.Array, state: EnvState, action: Any, params: EnvParams
@@ -166,10 +190,12 @@ class FabEnv(Environment[EnvState, EnvParams]):
         instance = params.instance
         chosen = jnp.stack(action) if isinstance(action, tuple) else jnp.asarray(action)
         chosen = chosen.astype(jnp.int32)
-        fab, times, active = self._advance(params, state.fab, state.times, state.active, chosen)
+        fab, times, active, gains = self._advance(
+            params, state.fab, state.times, state.active, chosen
+        )
         totals = _totals(instance, fab, _tick(params, fab.lots, times))
-        gains = jax.tree.map(lambda x, y: y - x, state.totals, totals)
-        parts = _objectives(params, _as_floats(gains))
+        grown = jax.tree.map(lambda x, y: y - x, state.totals, totals)
+        parts = _objectives(params, _as_floats(grown))
         elapsed = (totals.tick - state.totals.tick).astype(jnp.float32)
         state = EnvState(fab, times, active, totals, state.time + 1)
         info = {
@@ -178,7 +204,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
             "time_discount": jnp.exp(-elapsed / params.discount_time),
             "too_few_slots": fab.late,
         }
-        observation = self.observe(key, state, action, params)
+        observation = self._see(state, params, gains)
         return observation, state, params.weights @ parts, self.is_terminated(state, params), info
 
     def is_terminated(self, state: EnvState, params: EnvParams) -> jax.Array:
@@ -192,8 +218,11 @@ class FabEnv(Environment[EnvState, EnvParams]):
     def observe(
         self, key: jax.Array, state: EnvState, action: Any, params: EnvParams
     ) -> Observation:
+        return self._see(state, params, jnp.zeros(params.instance.slots))
+
+    def _see(self, state: EnvState, params: EnvParams, gains: jax.Array) -> Any:
         queue = _queue(params.instance, state.fab, state.times, state.active)
-        return observe(params, queue, self.rule.startable(queue), self.rule(queue)[0])
+        return observe(params, queue, self.rule.startable(queue), self.rule(queue)[0], gains)
 
     def action_space(self, params: EnvParams) -> spaces.Tuple:
         lots = params.instance.slots + int(self.may_wait)
@@ -211,6 +240,8 @@ class FabEnv(Environment[EnvState, EnvParams]):
                 "options": spaces.Box(0, 1, (lots,), bool),
                 "preferred": spaces.Box(0, 1, (lots,), bool),
                 "active": spaces.Box(0, 1, (groups,), bool),
+                "number": spaces.Box(-1, NEVER, (lots,), jnp.int32),
+                "gains": spaces.Box(-5.0, 5.0, (lots,)),
             }
         )
 
@@ -235,12 +266,16 @@ class FabEnv(Environment[EnvState, EnvParams]):
         times: jax.Array,
         active: jax.Array,
         chosen: jax.Array,
-    ) -> tuple[dynamics.State, jax.Array, jax.Array]:
-        """Does what was chosen, and goes on to the next step at which a group has a choice."""
-        instance = params.instance
+    ) -> tuple[dynamics.State, jax.Array, jax.Array, jax.Array]:
+        """Does what was chosen, and goes on to the next step at which a group has a choice.
+
+        Returns:
+          The fab, when which groups choose, and what the lots that were in it gained.
+        """
+        instance, number = params.instance, fab.lots.number
 
         def goes_on(carry: Any) -> jax.Array:
-            first, _, fab, times, active = carry
+            first, _, fab, times, active, _ = carry
             queue = _queue(instance, fab, times, active)
             options = self.rule.startable(queue)
             ways = queue.total(options.astype(jnp.int32)) + int(self.may_wait)
@@ -249,25 +284,31 @@ class FabEnv(Environment[EnvState, EnvParams]):
 
         def move(carry: Any) -> Any:
             # After the first time nobody is asked, and the rule makes the only move there is.
-            _, chosen, fab, times, active = carry
+            _, chosen, fab, times, active, gains = carry
+            start = _tick(params, fab.lots, times)
             queue = _queue(instance, fab, times, active)
             first, keys = self.rule(queue)
             leader = _follow(queue, chosen, self.rule.startable(queue), first, self.may_wait)
             fab, _ = dynamics.dispatch(instance, fab, queue, leader, keys)
+            before = fab.lots
             fab, queue = dynamics.advance(instance, fab, self.one_at_a_time)
-            return jnp.bool_(False), jnp.full_like(chosen, -1), fab, queue.times, queue.active
+            gained = _gains(params, before, fab.lots, start, _tick(params, fab.lots, queue.times))
+            gains = gains + jnp.where(before.number == number, gained, 0.0)
+            nobody = jnp.full_like(chosen, -1)
+            return jnp.bool_(False), nobody, fab, queue.times, queue.active, gains
 
-        start = jnp.bool_(True), chosen, fab, times, active
-        _, _, fab, times, active = jax.lax.while_loop(goes_on, move, start)
-        return fab, times, active
+        begin = jnp.bool_(True), chosen, fab, times, active, jnp.zeros(instance.slots)
+        _, _, fab, times, active, gains = jax.lax.while_loop(goes_on, move, begin)
+        return fab, times, active, gains
 
 
-def make_params(plan: Any, days: float = 10.0) -> EnvParams:
+def make_params(plan: Any, days: float = 10.0, warmup: float = 0.0) -> EnvParams:
     """Parameters of a fab, with the weights 0.4, 0.3, 0.15, 0.05 and 0.1 of `OBJECTIVES`.
 
     Args:
       plan: the fab.
       days: of an episode.
+      warmup: days before it.
     """
     instance = plan.instance
     work = np.asarray(instance.done + instance.remaining - instance.work)[instance.first]
@@ -292,8 +333,9 @@ def make_params(plan: Any, days: float = 10.0) -> EnvParams:
     return EnvParams(
         instance=jax.tree.map(jnp.asarray, instance),
         weights=jnp.array([0.4, 0.3, 0.15, 0.05, 0.1], jnp.float32),
-        horizon=jnp.int32(round(days * day)),
-        discount_time=jnp.float32(5 * day),
+        warmup=jnp.int32(round(warmup * day)),
+        horizon=jnp.int32(round((warmup + days) * day)),
+        discount_time=jnp.float32(10 * day),
         day=jnp.float32(day),
         scale=jnp.float32(np.asarray(instance.work).mean()),
         reference=jnp.array([lots, weight, rate, power, tools.sum()], jnp.float32),
@@ -317,7 +359,8 @@ class _Deciding(Rule):
 
     def __call__(self, queue: Queue) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         options, (first, keys) = self.rule.startable(queue), self.rule(queue)
-        chosen = jnp.asarray(self.act(observe(self.params, queue, options, first)))
+        nothing = jnp.zeros(queue.instance.slots)
+        chosen = jnp.asarray(self.act(observe(self.params, queue, options, first, nothing)))
         return _follow(queue, chosen, options, first, self.may_wait), keys
 
 
@@ -402,30 +445,63 @@ def _objectives(params: EnvParams, delta: Totals) -> jax.Array:
     return gains / params.scale
 
 
-def episode_return(params: EnvParams, fab: dynamics.State) -> jax.Array:
+def _gains(
+    params: EnvParams, before: Any, after: Any, start: jax.Array, end: jax.Array
+) -> jax.Array:
+    """`Observation.gains` of the lots `before` between two ticks, after which slots hold others."""
+    groups = params.instance.num_groups
+    inside = (before.release <= start) & (before.ready < NEVER)
+    stays = (before.number == after.number) & (after.ready < NEVER)
+    until = jnp.where(before.group == groups, jnp.minimum(before.ready, end), end)
+    stay = jnp.maximum(until - jnp.maximum(before.release, start), 0)
+    late = jnp.maximum(until - jnp.maximum(before.due, start), 0) * before.weight
+    lots, weight, rate, *_ = params.reference
+    gains = (
+        -params.weights[0] * stay
+        - params.weights[1] * late / weight
+        + params.weights[2] * jnp.where(inside & ~stays, lots / rate, 0.0)
+    )
+    return jnp.where(before.ready < NEVER, gains / params.discount_time, 0.0)
+
+
+def episode_return(
+    params: EnvParams, fab: dynamics.State, before: dynamics.State | None = None
+) -> jax.Array:
     """The sum of the rewards up to the end of a fab's window, which starts at 0.
 
     Of `simulate.run` as well, under any rule; from tick 0 and not from the first choice on.
+
+    Args:
+      params: what counts.
+      fab: at the end of its window.
+      before: the same fab at the end of an earlier one; then the sum from there on.
     """
+    total = _since_zero(params, fab)
+    if before is not None:
+        total = jax.tree.map(jnp.subtract, total, _since_zero(params, before))
+    return params.weights @ _objectives(params, total)
+
+
+def _since_zero(params: EnvParams, fab: dynamics.State) -> Totals:
+    """Sums up to the end of a fab's window, as floats of any size."""
     figures = fab.figures
     started = fab._replace(figures=Figures.zeros(params.instance))
     inside = _as_floats(_totals(params.instance, started, fab.window.end))
     late = figures.weighted_tardiness.as_float().sum()
-    return params.weights @ _objectives(
-        params,
-        Totals(
-            tick=inside.tick,
-            lot_time=inside.lot_time + figures.lot_time.as_float(),
-            late=inside.late + late,
-            finished=figures.finished.sum().astype(jnp.float32),
-            processing=figures.processing.as_float(),
-            setup=figures.setup.as_float(),
-            down=figures.down.as_float(),
-        ),
+    return Totals(
+        tick=inside.tick,
+        lot_time=inside.lot_time + figures.lot_time.as_float(),
+        late=inside.late + late,
+        finished=figures.finished.sum().astype(jnp.float32),
+        processing=figures.processing.as_float(),
+        setup=figures.setup.as_float(),
+        down=figures.down.as_float(),
     )
 
 
-def observe(params: EnvParams, queue: Queue, options: jax.Array, first: jax.Array) -> Observation:
+def observe(
+    params: EnvParams, queue: Queue, options: jax.Array, first: jax.Array, gains: jax.Array
+) -> Observation:
     """What the agents see.
 
     Args:
@@ -433,6 +509,7 @@ def observe(params: EnvParams, queue: Queue, options: jax.Array, first: jax.Arra
       queue: what waits.
       options: ``[N]`` bool, the lots that can start.
       first: ``[G]`` int32, the lot that the rule would start.
+      gains: ``[N]`` float32, see `Observation`.
     """
     instance, lots, tools_now = params.instance, queue.lots, queue.tools
     groups = instance.num_groups
@@ -442,7 +519,9 @@ def observe(params: EnvParams, queue: Queue, options: jax.Array, first: jax.Arra
     scale = params.scale
     inside = (lots.release <= now) & (lots.ready < NEVER)
     ratio = lambda x, y: jnp.asarray(x, jnp.float32) / jnp.asarray(y, jnp.float32)  # noqa: E731
-    slack = ratio(lots.due - now - queue.remaining, jnp.maximum(queue.remaining, 1))
+    spare = lots.due - now - queue.remaining
+    slack = ratio(spare, jnp.maximum(queue.remaining, 1))
+    for_this = jnp.maximum(queue.operation_due - now - queue.work, 0)
     tools = instance.tools.sum(1)
     waits = here & (lots.ready <= now) & inside
     coming = here & (lots.ready > now) & inside
@@ -455,25 +534,34 @@ def observe(params: EnvParams, queue: Queue, options: jax.Array, first: jax.Arra
     load = ratio(by_group(waits * work), tools * scale)
     following = instance.group[jnp.where(queue.left > 1, lots.op + 1, lots.op)]
     ahead = jnp.where(queue.left > 1, load[following], 0.0)
-    fading = jnp.where(inside, queue.weight * jnp.exp(-2 * jnp.maximum(slack, 0)), 0.0)
-    fading = fading / (3 * params.reference[1])
+    weight = ratio(lots.weight, params.reference[1])
+    slowly, fast = (
+        jnp.where(inside, weight / 3 * jnp.exp(-k * jnp.maximum(slack, 0)), 0.0) for k in (2, 10)
+    )
     overdue = inside & (lots.due < now)
     urgent = inside & ((slack < 0) | (lots.weight > 3 * params.reference[1]))
     columns = [
         options,
-        ratio(work, scale),
+        jnp.log(jnp.maximum(ratio(work, scale), 0.01)),
         jnp.log1p(ratio(jnp.maximum(now - lots.ready, 0), scale)),
-        slack,
+        jnp.tanh(slack / 2),
+        jnp.tanh(slack * 2),
+        ratio(spare, params.day),
+        jnp.log1p(ratio(queue.remaining, params.day)),
         ratio(queue.remaining, queue.remaining + queue.done),
-        ratio(lots.weight, params.reference[1]) / 3,
+        jnp.log1p(ratio(for_this, scale)) / 2,
+        weight / 3,
+        jnp.log(jnp.maximum(weight, 0.01)),
         ratio(jnp.where(options, queue.setup, 0), scale),
         jnp.where(options, queue.fullness, 0.0),
         jnp.log1p(ahead),
-        overdue,
+        jnp.exp(-ahead),
         jnp.log1p(ratio(jnp.maximum(now - lots.release, 0), scale)) / 2,
-        urgent,
-        fading,
-        queue.of_batch(jnp.where(options, fading, 0.0)),
+        jnp.log1p(ratio(jnp.maximum(now - lots.due, 0), params.day)),
+        slowly,
+        fast,
+        queue.of_batch(jnp.where(options, slowly, 0.0)),
+        queue.of_batch(jnp.where(options, fast, 0.0)),
     ]
     seen = jnp.stack([c.astype(jnp.float32) for c in columns], -1)
     seen = jnp.where(inside[:, None], jnp.clip(jnp.nan_to_num(seen), -5, 5), 0.0)
@@ -525,6 +613,8 @@ def observe(params: EnvParams, queue: Queue, options: jax.Array, first: jax.Arra
         options=options,
         preferred=options & (queue.of_group(first, -1) == jnp.arange(lots.op.shape[0])),
         active=queue.active,
+        number=jnp.where(inside, lots.number, -1),
+        gains=gains,
     )
 
 
@@ -547,8 +637,8 @@ class FlatFabEnv(FabEnv):
         everyone = jnp.full(params.instance.num_groups, action, jnp.int32)
         return super().step_env(key, state, everyone, params)
 
-    def observe(self, key: jax.Array, state: EnvState, action: Any, params: EnvParams) -> Any:
-        seen = super().observe(key, state, action, params)
+    def _see(self, state: EnvState, params: EnvParams, gains: jax.Array) -> Any:
+        seen = super()._see(state, params, gains)
         return jnp.concatenate([seen.lots.ravel(), seen.groups.ravel(), seen.fab])
 
     def action_space(self, params: EnvParams) -> Any:
