@@ -77,7 +77,9 @@ def approximate_kl(
     return mean(jnp.expm1(log_ratio) - log_ratio, weight)
 
 
-def squared_error(value: jax.Array, target: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+def squared_error(
+    value: jax.Array, target: jax.Array, weight: jax.Array | None = None
+) -> jax.Array:
     """Half the mean squared error between `value` and `target` ``[...]``."""
     chex.assert_equal_shape([value, target])
     return 0.5 * mean(jnp.square(value - target), weight)

@@ -247,9 +247,7 @@ def make(
             rows = jax.tree.map(lambda x: x[indices], batch)
             if config.advantage_normalization == "minibatch":
                 rows = rows._replace(advantage=standardize(rows.advantage, rows.acts))
-            rows = rows._replace(
-                acts=shards.weights(rows.acts), valued=shards.weights(rows.valued)
-            )
+            rows = rows._replace(acts=shards.weights(rows.acts), valued=shards.weights(rows.valued))
             gradient, report = gradients.gradient(loss, network, rows)
             direction, optimizer_state = optimizer.update(gradient, optimizer_state, network)
             network = optimizers.descend(network, direction, learning_rate)
