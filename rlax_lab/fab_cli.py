@@ -30,6 +30,7 @@ COMMANDS = {
     "rules": "list the dispatching rules",
     "run": "simulate a fab under a rule",
     "compare": "simulate a fab under several rules and the same random numbers",
+    "evaluate": "simulate policies and rules on many fabs of a family",
     "train": "train a dispatching policy by multi-agent PPO",
 }
 INSTANCE = "a ready-made fab, a .toml or .json file, fab4r:FILE, or job-shop:NAME or FILE"
@@ -84,6 +85,7 @@ def command(words: list[str]) -> int:
         "rules": _rules,
         "run": _run,
         "compare": _compare,
+        "evaluate": _evaluate,
         "train": _train,
     }
     return run[name](words[1:]) or 0
@@ -224,6 +226,12 @@ def _compare(words: list[str]) -> None:
         if rules.count(rule) > 1:
             raise InputError(f"--rules has the rule '{rule}' twice.")
     _conduct("compare", words, parsed.instance, rules, settings, parsed.out, parsed.policy)
+
+
+def _evaluate(words: list[str]) -> None:
+    from rlax_lab import fab_evaluate
+
+    fab_evaluate.command(words)
 
 
 def _train(words: list[str]) -> int:

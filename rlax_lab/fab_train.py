@@ -1,6 +1,7 @@
 """Training of dispatching policies: `rlax-lab fab train`, and what a trained run is good for."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,13 @@ def task(
 
 
 def decider(folder: Path, plan: Any, seed: int = 0) -> Any:
-    """A trained policy as a rule of a fab, greedy.
+    """A trained policy as a rule of a fab, greedy; see `policy`."""
+    env_params = _params(plan, configs.from_json(Config, read_record(folder)["config"]))
+    return policy(folder, plan, seed)(env_params)
+
+
+def policy(folder: Path, plan: Any, seed: int = 0) -> Callable[[Any], Any]:
+    """A trained policy, greedy: from a fab's `EnvParams` to a rule for it.
 
     Args:
       folder: of the run.
@@ -131,10 +138,7 @@ def decider(folder: Path, plan: Any, seed: int = 0) -> Any:
     if seed >= record["seeds"]:
         raise InputError(f"seed is {seed}, but {folder} has {record['seeds']} seeds.")
     params = Params(jax.tree.map(lambda x: x[seed], runs.load_network(folder)), None)
-    env = environment(plan, config)
-    # Not the horizon that it was trained with: what is seen must not depend on it.
-    longest = jnp.int32(ours("fab.instance").LONGEST_RUN)
-    env_params = _params(plan, config).replace(horizon=longest)
+    env, env_params = environment(plan, config), _params(plan, config)
     pi = fab_policy.make(env, env_params, config)
     wanted = jax.eval_shape(pi.init, jax.random.key(0))
     if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, wanted):
@@ -148,7 +152,10 @@ def decider(folder: Path, plan: Any, seed: int = 0) -> Any:
             f"the run in {folder} has separate actors for {trained} groups, but '{plan.name}' has "
             f"{here}; shared actors fit any fab."
         )
-    return env.deciding(env_params, lambda seen: pi.act(params, seen))
+    # Not the horizon that it was trained with: what is seen must not depend on it.
+    longest = jnp.int32(ours("fab.instance").LONGEST_RUN)
+    act = functools.partial(pi.act, params)
+    return lambda env_params: env.deciding(env_params.replace(horizon=longest), act)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -175,11 +182,15 @@ def environment(plan: Any, config: Config) -> Any:
         raise InputError(f"rule: {error}") from error
 
 
+def work_days(plan: Any) -> float:
+    """Days that the longest route takes without any wait."""
+    instance = plan.instance
+    work = np.asarray(instance.done + instance.remaining - instance.work)[instance.first]
+    return float(work.max()) * plan.seconds / 86400
+
+
 def _params(plan: Any, config: Config) -> Any:
-    instance, warmup = plan.instance, config.warmup
-    if warmup is None:
-        work = np.asarray(instance.done + instance.remaining - instance.work)[instance.first]
-        warmup = 3.0 * float(work.max()) / (86400 / plan.seconds)
+    warmup = 3 * work_days(plan) if config.warmup is None else config.warmup
     params = ours("fab.env").make_params(plan, config.days, warmup)
     if config.objective == "all":
         return params

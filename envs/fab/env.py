@@ -195,7 +195,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
         )
         totals = _totals(instance, fab, _tick(params, fab.lots, times))
         grown = jax.tree.map(lambda x, y: y - x, state.totals, totals)
-        parts = _objectives(params, _as_floats(grown))
+        parts = objectives(params, _as_floats(grown))
         elapsed = (totals.tick - state.totals.tick).astype(jnp.float32)
         state = EnvState(fab, times, active, totals, state.time + 1)
         info = {
@@ -411,7 +411,7 @@ def _as_floats(totals: Totals) -> Totals:
     return jax.tree.map(lambda x: x.astype(jnp.int32).astype(jnp.float32), totals)
 
 
-def _objectives(params: EnvParams, delta: Totals) -> jax.Array:
+def objectives(params: EnvParams, delta: Totals) -> jax.Array:
     """``[5]`` what `OBJECTIVES` gained in an interval: larger is better, about 1 a mean operation.
 
     Minus the lots in the fab; minus their weight while overdue; lots that left; minus energy;
@@ -422,27 +422,32 @@ def _objectives(params: EnvParams, delta: Totals) -> jax.Array:
       delta: by how much sums grew, float32.
     """
     lots, weight, rate, power, tools = params.reference
-    energy = params.instance.energy
-    used = jnp.float32(0.0)
-    if energy is not None:
-        each = params.instance.tools.sum(1) * delta.tick
-        idle = each - delta.processing - delta.setup - delta.down
-        used = (
-            energy.processing @ delta.processing
-            + energy.setup @ delta.setup
-            + energy.down @ delta.down
-            + energy.idle @ idle
-        )
     gains = jnp.stack(
         [
             -delta.lot_time / lots,
             -delta.late / (lots * weight),
             delta.finished / rate,
-            -used / power,
+            -energy(params, delta) / power,
             delta.processing.sum() / tools,
         ]
     )
     return gains / params.scale
+
+
+def energy(params: EnvParams, delta: Totals) -> jax.Array:
+    """What the tools used in an interval, in kW ticks; 0 where nothing is known of it."""
+    power = params.instance.energy
+    if power is None:
+        return jnp.float32(0.0)
+    each = params.instance.tools.sum(1) * delta.tick
+    idle = each - delta.processing - delta.setup - delta.down
+    used: jax.Array = (
+        power.processing @ delta.processing
+        + power.setup @ delta.setup
+        + power.down @ delta.down
+        + power.idle @ idle
+    )
+    return used
 
 
 def _gains(
@@ -479,7 +484,25 @@ def episode_return(
     total = _since_zero(params, fab)
     if before is not None:
         total = jax.tree.map(jnp.subtract, total, _since_zero(params, before))
-    return params.weights @ _objectives(params, total)
+    return params.weights @ objectives(params, total)
+
+
+def window_totals(params: EnvParams, fab: dynamics.State) -> Totals:
+    """What a fab's window brought, as floats; of lots still in the fab their time, but not how
+    late they are."""
+    figures, lots, window = fab.figures, fab.lots, fab.window
+    leaving = lots.group == params.instance.num_groups
+    until = jnp.where(leaving, jnp.minimum(lots.ready, window.end), window.end)
+    here = jnp.maximum(until - jnp.maximum(lots.release, window.start), 0)
+    return Totals(
+        tick=(window.end - window.start).astype(jnp.float32),
+        lot_time=figures.lot_time.as_float() + here.sum().astype(jnp.float32),
+        late=figures.weighted_tardiness.as_float().sum(),
+        finished=figures.finished.sum().astype(jnp.float32),
+        processing=figures.processing.as_float(),
+        setup=figures.setup.as_float(),
+        down=figures.down.as_float(),
+    )
 
 
 def _since_zero(params: EnvParams, fab: dynamics.State) -> Totals:

@@ -1,0 +1,335 @@
+"""`rlax-lab fab evaluate`: rules and policies on many fabs of a family, with the same draws."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from scipy import stats  # type: ignore[import-untyped]
+
+from rlax_lab import cli, fab_cli, fab_train, provenance
+from rlax_lab.checkpoint import write_json
+from rlax_lab.cli import ours
+from rlax_lab.config import configuration, setting, to_json
+from rlax_lab.errors import InputError, nearest
+from rlax_lab.progress import duration
+
+# Name, heading, factor, and whether less is better.
+FIGURES = (
+    ("objective", "objective", 1.0, False),
+    ("cycle_time", "cycle time, days", 1.0, True),
+    ("weighted_tardiness", "weighted tardiness, h", 1.0, True),
+    ("on_time", "on time, %", 100.0, False),
+    ("lots_per_day", "lots/day", 1.0, False),
+    ("wip", "lots in the fab", 1.0, True),
+    ("utilisation", "utilisation, %", 100.0, False),
+    ("energy_per_lot", "energy, kWh/lot", 1.0, True),
+)
+# What users ask of a policy, against first in, first out: figure, how it is measured, how much.
+TARGETS = (
+    ("cycle_time", "ratio", -0.25),
+    ("utilisation", "difference", 0.12),
+    ("lots_per_day", "ratio", 0.20),
+    ("on_time", "value", 0.92),
+    ("energy_per_lot", "ratio", -0.10),
+)
+
+
+@configuration
+class Settings:
+    """What is compared on which fabs."""
+
+    family: str = setting("fab-20x300", "of random fabs")
+    rules: str = setting(
+        "setup > FIFO, setup > EDD, setup > CR, setup > WSPT, ATCS(2, 0.1)",
+        "rules with commas between; the first is what targets are measured against",
+    )
+    configs: int = setting(100, "fabs, each simulated once under each", low=2)
+    seed: int = setting(0, "of the first fab and of its draws; the others count up", low=0)
+    held_out: bool = setting(True, "fabs that no policy can have been trained on")
+    days: float | None = setting(
+        None, "that count; none: four times the work of the longest route", above=0
+    )
+    warmup: float | None = setting(None, "days before them; none: as many", low=0)
+    at_once: int = setting(64, "fabs at once; finished ones are never done again", low=1)
+
+
+def command(words: list[str]) -> None:
+    """``fab evaluate``.
+
+    Raises:
+      InputError: on bad input.
+    """
+    parser = cli._Parser(
+        prog="rlax-lab fab evaluate",
+        description="Simulates policies and rules on many fabs of a family, with the same draws. "
+        "Stopped, it goes on where it was when started again with the same words.",
+    )
+    parser.add_argument("policies", nargs="*", type=Path, help="folders of `fab train` runs")
+    parser.add_argument("--out", type=Path, help="a folder (default: a new one under runs/)")
+    cli._add_settings(parser, Settings)
+    parsed = parser.parse(words)
+    settings = cli._build(Settings, cli._given(parsed))
+    cli.use_all_cores()
+    cli._use_compilation_cache()
+    folder = parsed.out or fab_cli.new_folder("evaluate", settings.family)
+    contenders = _contenders(settings, parsed.policies)
+    record = {"policies": [str(path) for path in parsed.policies], **to_json(settings)}
+    _prepare(folder, record)
+    found = simulate(settings, contenders, folder / "parts", Console(highlight=False))
+    summary = summarize(found)
+    words = ["rlax-lab", "fab", "evaluate", *words]
+    write_json(
+        folder / "evaluation.json",
+        {"command": " ".join(words), "settings": record, **summary, **provenance.stamp()},
+    )
+    raw: dict[str, Any] = {
+        f"{name}/{figure}": x for name, each in found.items() for figure, x in each.items()
+    }
+    np.savez_compressed(folder / "configurations.npz", **raw)
+    show(summary)
+    print(f"\n{folder}")
+
+
+def _contenders(settings: Settings, policies: list[Path]) -> dict[str, Any]:
+    """From names to functions ``plan -> rule``.
+
+    Raises:
+      InputError: on a rule, a family or a policy that there is not.
+    """
+    families, wrong = ours("fab.generator").FAMILIES, ours("fab.rules").RuleError
+    if settings.family not in families:
+        hint = nearest(settings.family, families) or f"; there are {', '.join(families)}."
+        raise InputError(f"there is no family '{settings.family}'{hint}")
+    named: dict[str, Any] = {}
+    for name in fab_cli.split_rules(settings.rules):
+        try:
+            rule = ours("fab.rules").parse(name)
+        except wrong as error:
+            raise InputError(fab_cli._sentence(error)) from error
+        named[name] = lambda params, rule=rule: rule
+    plan = ours("fab.generator").make(families[settings.family], 0)
+    for path in policies:
+        named[f"policy {path.name}"] = fab_train.policy(path, plan)
+    if len(named) < len(policies) + len(fab_cli.split_rules(settings.rules)):
+        raise InputError("two of the rules or policies have the same name.")
+    return named
+
+
+def _prepare(folder: Path, record: dict[str, Any]) -> None:
+    """The folder, with what is asked for in ``config.json``; or one where the same was asked."""
+    path = folder / "config.json"
+    if path.is_file() and json.loads(path.read_text()) == record:
+        return
+    fab_cli._check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+
+
+def simulate(
+    settings: Settings, contenders: dict[str, Any], parts: Path, console: Console
+) -> dict[str, dict[str, np.ndarray]]:
+    """Of every contender the figures ``[configs]``, saved part by part in the folder `parts`."""
+    parts.mkdir(parents=True, exist_ok=True)
+    family = ours("fab.generator").FAMILIES[settings.family]
+    programs = {name: _program(make) for name, make in contenders.items()}
+    template: Any = None
+    began, done, found = time.monotonic(), 0, []
+    for first in range(0, settings.configs, settings.at_once):
+        seeds = range(
+            settings.seed + first,
+            settings.seed + min(first + settings.at_once, settings.configs),
+        )
+        path = parts / f"{first:06}.npz"
+        if path.is_file():
+            found.append(dict(np.load(path)))
+            continue
+        plans = [
+            ours("fab.generator").make(family, seed, held_out=settings.held_out) for seed in seeds
+        ]
+        params, template = _stack(plans, settings, template)
+        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+        part: dict[str, Any] = {}
+        for name, program in programs.items():
+            figures = jax.device_get(program(params, keys))
+            if figures.pop("late").any():
+                raise InputError(f"under '{name}', a fab of the family overflows its slots.")
+            part |= {f"{name}/{figure}": x for figure, x in figures.items()}
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, **part)
+        partial.replace(path)
+        found.append(part)
+        done += len(seeds)
+        left = settings.configs - first - len(seeds)
+        pace = (time.monotonic() - began) / done
+        console.print(f"{first + len(seeds)}/{settings.configs} fabs, {duration(pace * left)} left")
+    return {
+        name: {
+            figure: np.concatenate([part[f"{name}/{figure}"] for part in found])
+            for figure, *_ in FIGURES
+        }
+        for name in contenders
+    }
+
+
+def _stack(plans: list[Any], settings: Settings, template: Any) -> tuple[Any, Any]:
+    """Parameters of fabs ``[B]``, no smaller than those before, so that few are compiled for."""
+    instance = ours("fab.instance")
+    each = []
+    for plan in plans:
+        span = fab_train.work_days(plan)
+        days = 4 * span if settings.days is None else settings.days
+        warmup = days if settings.warmup is None else settings.warmup
+        each.append(ours("fab.env").make_params(plan, days, warmup))
+    own = [jax.tree.map(np.asarray, params.instance) for params in each]
+    stacked = instance.stack(own if template is None else [*own, template])
+    template = jax.tree.map(lambda x: x[-1], stacked)
+    if len(stacked.first) > len(own):
+        stacked = jax.tree.map(lambda x: x[:-1], stacked)
+    rest = [params.replace(instance=None) for params in each]
+    params = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(y) for y in x]), *rest)
+    return params.replace(instance=jax.tree.map(jnp.asarray, stacked)), template
+
+
+def _program(make: Any) -> Any:
+    """A jitted ``(params [B], keys [B]) -> figures [B]``, each fab under its own rule from 0 on."""
+    dynamics, figures = ours("fab.dynamics"), ours("fab.figures")
+
+    def one(params: Any, key: jax.Array) -> dict[str, jax.Array]:
+        window = figures.Window(params.warmup, params.horizon)
+        rule = make(params)
+        state = jax.lax.while_loop(
+            lambda state: ~dynamics.finished(params.instance, state),
+            lambda state: dynamics.step(params.instance, rule, state)[0],
+            dynamics.init(params.instance, key, window),
+        )
+        return outcome(params, state)
+
+    def all_of_them(params: Any, keys: jax.Array) -> dict[str, jax.Array]:
+        each = ours("fab.simulate").deal(jax.vmap(one), len(keys), (True, True))
+        found: dict[str, jax.Array] = each(params, keys)
+        return found
+
+    return jax.jit(all_of_them)
+
+
+def outcome(params: Any, fab: Any) -> dict[str, jax.Array]:
+    """Figures of one fab at the end of its window, scalars: as `FIGURES`, and whether it is
+    ``late``, with too few slots. The objective is the mean rate of the reward."""
+    figures = fab.figures
+    ticks = (fab.window.end - fab.window.start).astype(jnp.float32)
+    left = figures.finished.sum().astype(jnp.float32)
+    totals = ours("fab.env").window_totals(params, fab)
+    parts = ours("fab.env").objectives(params, totals)
+    mean = lambda x: x.as_float().sum() / left  # noqa: E731
+    tools = params.instance.tools.sum()
+    return {
+        "objective": params.weights @ parts * params.scale / ticks,
+        "cycle_time": mean(figures.cycle_time) / params.day,
+        "weighted_tardiness": 24 * mean(figures.weighted_tardiness) / params.day,
+        "on_time": figures.on_time.sum() / left,
+        "lots_per_day": left / (ticks / params.day),
+        "wip": totals.lot_time / ticks,
+        "utilisation": totals.processing.sum() / (ticks * tools),
+        "energy_per_lot": ours("fab.env").energy(params, totals) * 24 / params.day / left,
+        "late": fab.late,
+    }
+
+
+def summarize(found: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Means with intervals, paired differences and targets, of figures ``[configs]`` by name."""
+    names = list(found)
+    policies = [name for name in names if name.startswith("policy ")]
+    rules = [name for name in names if name not in policies]
+    best = max(rules, key=lambda name: found[name]["objective"].mean())
+    result: dict[str, Any] = {
+        "configs": len(found[names[0]]["objective"]),
+        "best_rule": best,
+        "figures": {
+            name: {figure: _mean(found[name][figure]) for figure, *_ in FIGURES} for name in names
+        },
+        "policies": {},
+    }
+    for name in policies:
+        mine = found[name]
+        against = {}
+        for rule in rules:
+            theirs = found[rule]
+            against[rule] = {
+                "better_objective": float(np.mean(mine["objective"] > theirs["objective"])),
+                "differences": {f: _mean(mine[f] - theirs[f]) for f, *_ in FIGURES},
+                "ratios": {f: _ratio(mine[f], theirs[f]) for f, *_ in FIGURES if f != "objective"},
+            }
+        targets = []
+        for figure, kind, wanted in TARGETS:
+            value = _measured(kind, mine[figure], found[rules[0]][figure])
+            met = value["mean"] <= wanted if wanted < 0 else value["mean"] >= wanted
+            targets.append({"figure": figure, "kind": kind, "wanted": wanted, **value, "met": met})
+        result["policies"][name] = {"against": against, "targets": targets}
+    return result
+
+
+def _mean(x: np.ndarray) -> dict[str, Any]:
+    mean, low, high = fab_cli.interval(x)
+    return {"mean": mean, "ci95": [low, high]}
+
+
+def _measured(kind: str, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    """What a target is about: the change from `y` to `x`, relative or not, or `x` itself."""
+    if kind == "ratio":
+        return _ratio(x, y, -1.0)
+    return _mean(x - y) if kind == "difference" else _mean(x)
+
+
+def _ratio(x: np.ndarray, y: np.ndarray, plus: float = 0.0) -> dict[str, Any]:
+    """The ratio of two means over the same fabs, with an interval by the delta method."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    ratio = float(x.mean() / y.mean())
+    half = float(stats.t.ppf(0.975, len(x) - 1) * stats.sem(x - ratio * y) / np.abs(y.mean()))
+    ratio += plus
+    return {"mean": ratio, "ci95": [ratio - half, ratio + half]}
+
+
+def show(summary: dict[str, Any]) -> None:
+    """The table: figures, how far policies are ahead, and the targets."""
+    rows = []
+    for name, figures in summary["figures"].items():
+        row = {"": name + (" (best rule)" if name == summary["best_rule"] else "")}
+        for figure, heading, factor, _ in FIGURES:
+            row[heading] = f"{figures[figure]['mean'] * factor:.4g}"
+        rows.append(row)
+    print(f"\nmeans over {summary['configs']} fabs\n")
+    fab_cli._print(rows)
+    for name, found in summary["policies"].items():
+        print(f"\n{name} against\n")
+        rows = []
+        for rule, each in found["against"].items():
+            row = {"": rule, "better in": f"{100 * each['better_objective']:.1f} %"}
+            low, high = each["differences"]["objective"]["ci95"]
+            row["objective"] = f"{low:+.4f} to {high:+.4f}"
+            for figure in ("cycle_time", "weighted_tardiness", "lots_per_day"):
+                low, high = (100 * (x - 1) for x in each["ratios"][figure]["ci95"])
+                row[figure.replace("_", " ")] = f"{low:+.1f} to {high:+.1f} %"
+            rows.append(row)
+        fab_cli._print(rows)
+        print(f"\n{name}, targets against {next(iter(found['against']))}\n")
+        fab_cli._print(
+            [
+                {
+                    "": target["figure"].replace("_", " "),
+                    "wanted": f"{target['wanted']:+.0%}"
+                    if target["kind"] != "value"
+                    else f"{target['wanted']:.0%}",
+                    "found": f"{target['mean']:+.1%}"
+                    if target["kind"] != "value"
+                    else f"{target['mean']:.1%}",
+                    "interval": "{:+.1%} to {:+.1%}".format(*target["ci95"]),
+                    "met": "yes" if target["met"] else "no",
+                }
+                for target in found["targets"]
+            ]
+        )

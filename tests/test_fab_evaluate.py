@@ -1,0 +1,126 @@
+"""`rlax-lab fab evaluate`: figures of many fabs against the simulator's own, and its statistics."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from rlax_lab import fab_evaluate
+from rlax_lab.cli import main, ours
+
+WORDS = ["fab", "evaluate", "--family", "tiny", "--days", "4", "--warmup", "1", "--configs", "5"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    generator = ours("fab.generator")
+    tiny = generator.Family(
+        groups=(3, 3), products=(1, 1), tools=(1, 2), operations=(4, 9), lots=(6, 6), conwip=True
+    )
+    monkeypatch.setitem(generator.FAMILIES, "tiny", tiny)
+    return tmp_path
+
+
+def test_figures_are_the_simulators(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fabs of all sizes in one program have the figures that each has alone, and paired ones."""
+    words = [*WORDS, "--rules", "FIFO, SPT", "--out", "out"]
+    assert main([*words, "--at-once", "3"]) == 0
+    assert "means over 5 fabs" in capsys.readouterr().out
+    found = np.load(folder / "out" / "configurations.npz")
+    sim, figures = ours("fab.simulate"), ours("fab.figures")
+    generator, rules = ours("fab.generator"), ours("fab.rules")
+    family = generator.FAMILIES["tiny"]
+    plans = [generator.make(family, seed, held_out=True) for seed in range(5)]
+    assert len({len(plan.instance.group) for plan in plans}) > 1
+    day = 86400 / plans[0].seconds
+    for name in ("FIFO", "SPT"):
+        for seed in (0, 4):
+            plan = plans[seed]
+            window = figures.Window(jnp.int32(round(day)), jnp.int32(round(5 * day)))
+            instance = jax.tree.map(jnp.asarray, plan.instance)
+            start = sim.start(instance, jax.random.key(seed)[None], window)
+            alone = figures.measure(plan, sim.run(instance, rules.parse(name), start))
+            per_minute = 1440.0
+            for figure, factor in (
+                ("cycle_time", 1 / per_minute),
+                ("weighted_tardiness", 24 / per_minute),
+                ("on_time", 1.0),
+                ("lots_per_day", 1.0),
+                ("wip", 1.0),
+                ("utilisation", 1.0),
+                ("energy_per_lot", 1.0),
+            ):
+                want = alone[figure][0] * factor
+                np.testing.assert_allclose(
+                    found[f"{name}/{figure}"][seed], want, rtol=1e-4, err_msg=figure
+                )
+    summary = json.loads((folder / "out" / "evaluation.json").read_text())
+    assert summary["configs"] == 5
+    objective = summary["figures"]["SPT"]["objective"]["mean"]
+    assert objective == pytest.approx(found["SPT/objective"].mean())
+    # Stopped after its first part, it goes on to the same result.
+    (folder / "out" / "parts" / "000003.npz").unlink()
+    assert main([*words, "--at-once", "3"]) == 0
+    again = np.load(folder / "out" / "configurations.npz")
+    for key in found.files:
+        np.testing.assert_array_equal(found[key], again[key])
+    assert main([*words, "--at-once", "3", "--seed", "1"]) == 2
+    assert "holds other files; give another --out." in capsys.readouterr().err
+
+
+def test_statistics() -> None:
+    """Ratios, differences and targets from made-up figures, against SciPy and by hand."""
+    rng = np.random.default_rng(0)
+    size = 4000
+    names = ("FIFO", "EDD", "policy run")
+    base = rng.gamma(50.0, 0.2, size)
+    found: dict[str, Any] = {
+        name: {figure: base + rng.normal(0, 0.1, size) for figure, *_ in fab_evaluate.FIGURES}
+        for name in names
+    }
+    found["policy run"]["cycle_time"] = 0.7 * found["FIFO"]["cycle_time"] + rng.normal(0, 1, size)
+    found["EDD"]["objective"] += 1
+    summary = fab_evaluate.summarize(found)
+    assert summary["best_rule"] == "EDD"
+    mine = summary["policies"]["policy run"]
+    assert mine["against"]["EDD"]["better_objective"] == np.mean(
+        found["policy run"]["objective"] > found["EDD"]["objective"]
+    )
+    difference = found["policy run"]["wip"] - found["EDD"]["wip"]
+    want = stats.ttest_1samp(difference, 0.0).confidence_interval(0.95)
+    np.testing.assert_allclose(mine["against"]["EDD"]["differences"]["wip"]["ci95"], want)
+    x, y = found["policy run"]["cycle_time"], found["FIFO"]["cycle_time"]
+    draws = rng.integers(size, size=(2000, size))
+    ratios = x[draws].mean(1) / y[draws].mean(1) - 1
+    target = mine["targets"][0]
+    assert target["figure"] == "cycle_time"
+    assert target["mean"] == pytest.approx(x.mean() / y.mean() - 1)
+    # The bootstrap of 2000 draws knows an interval's ends to about a tenth of its width.
+    width = np.ptp(target["ci95"])
+    np.testing.assert_allclose(target["ci95"], np.quantile(ratios, [0.025, 0.975]), atol=width / 8)
+    assert target["met"]
+    assert not mine["targets"][1]["met"]  # utilisation
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--family", "tinny"], "there is no family 'tinny'; did you mean 'tiny'?"),
+        (["--rules", "FIFO, EDDD"], "EDDD"),
+        (["--rules", "FIFO, FIFO"], "two of the rules or policies have the same name."),
+        (["--configs", "1"], "configs is 1"),
+        (["nowhere"], "nowhere holds no run"),
+    ],
+)
+def test_bad_input(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = WORDS if "--family" not in words else WORDS[:2]
+    assert main([*given, *words]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert says in error
