@@ -64,6 +64,9 @@ class Hyperparameters:
     )
     value_coef: float = setting(0.5, "weight of the value loss (OpenAI baselines: 0.5)", low=0)
     entropy_coef: float = setting(0.0, "weight of the entropy bonus, per nat", low=0)
+    value_updates: int = setting(
+        0, "updates at the start that train the value alone, for a policy that begins well", low=0
+    )
     advantage_normalization: str = setting(
         "minibatch", "what advantages are standardised over", choices=("minibatch", "batch", "none")
     )
@@ -208,6 +211,8 @@ def make(
         learning_rate = config.learning_rate * (remaining if config.anneal_learning_rate else 1.0)
         clip_range = config.clip_range * (remaining if config.anneal_clip_range else 1.0)
 
+        values_first = state.steps.as_float() < config.value_updates * batch_size
+
         def loss(network: PyTree, rows: Batch) -> tuple[jax.Array, metrics.Metrics]:
             outputs, value = pi.outputs(state.params._replace(network=network), rows.observation)
             dist = pi.distribution(outputs)
@@ -229,7 +234,8 @@ def make(
                     value, rows.value, rows.target, config.value_clip_range, valued
                 )
             entropy = losses.mean(dist.entropy(), acts)
-            total = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
+            objective = jnp.where(values_first, 0.0, policy_loss - config.entropy_coef * entropy)
+            total = objective + config.value_coef * value_loss
             ratio = jnp.exp(log_prob - rows.log_prob)
             return total, {
                 "loss": total,
