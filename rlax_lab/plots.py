@@ -1,15 +1,16 @@
 """Learning curves of finished or running runs, read from their folders.
 
-The only module that needs matplotlib. It opens no window: figures are made through the object
-interface and go to a file.
+Here is also what all pictures share: their style, which is ``paper.mplstyle``, and how they are
+written. None opens a window: figures are made through the object interface and go to a file.
 """
 
 import json
 import operator
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -28,10 +29,51 @@ METADATA: dict[str, dict[str, str | None]] = {
     ".svg": {"Date": None},
 }
 
-# Okabe and Ito, "Color Universal Design", 2008; without the yellow, which is too faint on white.
-# Seven colours and five styles repeat only after 35 runs. The plain dash is the threshold's.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-STYLES = ("-", "-.", ":", (0, (9, 2)), (0, (4, 1, 1, 1, 1, 1)))
+STYLE = Path(__file__).with_name("paper.mplstyle")
+_CYCLE = matplotlib.rc_params_from_file(STYLE)["axes.prop_cycle"].by_key()
+COLORS: tuple[str, ...] = tuple(_CYCLE["color"])
+DASHES: tuple[Any, ...] = tuple(_CYCLE["linestyle"])
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The style of all pictures, whatever the user's own: a decorator of what makes one.
+
+    Lines that are given a colour need a line style too, else they take the cycle's.
+    """
+    with matplotlib.rc_context(fname=STYLE):
+        yield
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour and line style of a line; both together repeat only after 49."""
+    round_ = index // len(COLORS)
+    return {
+        "color": COLORS[index % len(COLORS)],
+        "linestyle": DASHES[(index + round_) % len(DASHES)],
+    }
+
+
+def save(figure: Figure, out: Path) -> Path:
+    """Writes a figure, the same bytes every time; returns `out`.
+
+    Raises:
+        InputError: the suffix of `out` is none of `METADATA`'s, or it cannot be written.
+    """
+    check_suffix(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, metadata=METADATA[out.suffix.lower()])
+    except OSError as error:
+        raise InputError(f"Cannot write {out}: {error.strerror}.") from error
+    return out
+
+
+def check_suffix(out: Path) -> None:
+    """Before a picture is drawn that could not be written."""
+    if out.suffix.lower() not in METADATA:
+        form = f"as {out.suffix!r}" if out.suffix else "without a suffix"
+        raise InputError(f"A figure cannot be written {form}; use {', '.join(METADATA)}.")
 
 
 class Curve(NamedTuple):
@@ -168,6 +210,7 @@ def learning_curves(runs: Sequence[Path], out: Path) -> Path:
     return draw([read_curve(run) for run in runs], out)
 
 
+@style()
 def draw(curves: Sequence[Curve], out: Path) -> Path:
     """Draw learning curves in one figure and write it to `out`.
 
@@ -186,10 +229,7 @@ def draw(curves: Sequence[Curve], out: Path) -> Path:
         InputError: the suffix of `out` is another one, `curves` is empty, or one of them has no
             return to show.
     """
-    suffix = out.suffix.lower()
-    if suffix not in METADATA:
-        form = f"as {out.suffix!r}" if out.suffix else "without a suffix"
-        raise InputError(f"A figure cannot be written {form}; use {', '.join(METADATA)}.")
+    check_suffix(out)
     if not curves:
         raise InputError("Learning curves need at least one run folder.")
     evaluated = all(curve.evaluated for curve in curves)
@@ -202,7 +242,7 @@ def draw(curves: Sequence[Curve], out: Path) -> Path:
             )
 
     thresholds = sorted({(c.env, c.threshold) for c in curves if c.threshold is not None})
-    figure = Figure(layout="constrained")
+    figure = Figure()
     axes = figure.add_subplot()
     for index, curve in enumerate(curves):
         _draw(axes, curve, index, each_seed=len(curves) == 1)
@@ -216,40 +256,29 @@ def draw(curves: Sequence[Curve], out: Path) -> Path:
     axes.set_xlabel("environment steps (per seed)")
     axes.set_ylabel(_measure(evaluated, {curve.returns.shape[1] for curve in curves}))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.grid(color="0.92")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
     # The legend stands below the axes, never on the data; every line of it makes the figure taller.
-    legend = figure.legend(loc="outside lower center", frameon=False, handlelength=4)
+    legend = figure.legend(loc="outside lower center", handlelength=4)
     legend_lines = sum(1 + text.get_text().count("\n") for text in legend.get_texts())
     figure.set_size_inches(6.4, 4.2 + 0.2 * legend_lines)
 
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context({"svg.hashsalt": "rlax_lab"}):  # else ids in an SVG are random
-            figure.savefig(out, dpi=150, metadata=METADATA[suffix])
-    except OSError as error:
-        raise InputError(f"Cannot write {out}: {error.strerror}.") from error
-    return out
+    return save(figure, out)
 
 
 def _draw(axes: Axes, curve: Curve, index: int, each_seed: bool) -> None:
-    color, style = COLORS[index % len(COLORS)], STYLES[index % len(STYLES)]
+    line = look(index)
     seeds = curve.returns.shape[1]
     drawn = ~np.all(np.isnan(curve.returns), axis=1)  # a gap would break the line
     steps, returns = curve.steps[drawn], curve.returns[drawn]
     low, high = bootstrap_interval(returns)
-    axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.fill_between(steps, low, high, color=line["color"], alpha=0.2, linewidth=0)
     if each_seed:
         for seed_returns in returns.T:
             seen = ~np.isnan(seed_returns)
-            axes.plot(steps[seen], seed_returns[seen], color=color, alpha=0.35, linewidth=0.6)
+            axes.plot(steps[seen], seed_returns[seen], **line, alpha=0.35, linewidth=0.6)
     axes.plot(
         steps,
         interquartile_mean(returns),
-        color=color,
-        linestyle=style,
-        linewidth=1.6,
+        **line,
         marker="o" if len(steps) == 1 else "",  # a line through one point is invisible
         label=_wrap(f"{curve.algo}: {curve.label} ({seeds} {'seed' if seeds == 1 else 'seeds'})"),
     )
