@@ -4,6 +4,7 @@ Here is also what all pictures share: their style, which is ``paper.mplstyle``, 
 written. None opens a window: figures are made through the object interface and go to a file.
 """
 
+import io
 import json
 import operator
 import textwrap
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import matplotlib
 import numpy as np
@@ -31,6 +33,8 @@ METADATA: dict[str, dict[str, str | None]] = {
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
 _CYCLE = matplotlib.rc_params_from_file(STYLE)["axes.prop_cycle"].by_key()
+# Of the line at which the environment counts as solved.
+THRESHOLD: dict[str, Any] = {"color": "0.35", "linewidth": 1, "linestyle": "--"}
 COLORS: tuple[str, ...] = tuple(_CYCLE["color"])
 DASHES: tuple[Any, ...] = tuple(_CYCLE["linestyle"])
 
@@ -87,6 +91,9 @@ class Curve(NamedTuple):
     env: str
     algo: str
     evaluated: bool
+    # [R, S], training episodes ended so far, NaN where that was not kept. What filled a replay
+    # buffer before the first update does not count.
+    episodes: NDArray[np.float64]
 
 
 class _Record(NamedTuple):
@@ -97,6 +104,7 @@ class _Record(NamedTuple):
     episode_return: float
     eval_return: float
     has_eval: bool
+    episodes: float  # since the report before
 
 
 def read_curve(run: Path) -> Curve:
@@ -124,13 +132,14 @@ def read_curve(run: Path) -> Curve:
     if "trials" in config:
         raise InputError(f"{run} holds a sweep, not one run.")
 
-    env_steps, seed, episode_return, eval_return, has_eval = zip(
+    env_steps, seed, episode_return, eval_return, has_eval, ended = zip(
         *_read_records(run / "metrics.jsonl", seeds), strict=True
     )
     steps, report = np.unique(np.array(env_steps, np.int64), return_inverse=True)
-    episode_returns, eval_returns = np.full((2, len(steps), seeds), np.nan)
+    episode_returns, eval_returns, episodes = np.full((3, len(steps), seeds), np.nan)
     episode_returns[report, seed] = episode_return
     eval_returns[report, seed] = eval_return
+    episodes[report, seed] = ended
     evaluated = all(has_eval) and not np.all(np.isnan(eval_returns))
     return Curve(
         label=run.resolve().name,
@@ -141,7 +150,37 @@ def read_curve(run: Path) -> Curve:
         env=env,
         algo=algo,
         evaluated=evaluated,
+        episodes=np.cumsum(episodes, axis=0),
     )
+
+
+def read_result(path: Path, label: str = "") -> Curve:
+    """Read the learning curve that ``NAME.npz`` and ``NAME.json`` keep, as of `benchmarks.curves`.
+
+    Args:
+        path: either of the two.
+        label: the curve's, else NAME.
+
+    Raises:
+        InputError: one of them is missing or malformed.
+    """
+    path, summary = path.with_suffix(".npz"), path.with_suffix(".json")
+    text, data = _read(summary), _read(path)
+    try:
+        result = json.loads(text)
+        threshold = result["steps_to_threshold"]["threshold"]
+        with np.load(io.BytesIO(data)) as arrays:
+            unknown = np.full(arrays["returns"].shape, np.nan)
+            return Curve(
+                label=label or path.stem,
+                threshold=threshold,
+                env=result["env"],
+                algo=result["algo"],
+                evaluated=True,
+                **{"episodes": unknown, **arrays},
+            )
+    except (KeyError, TypeError, ValueError, BadZipFile) as error:
+        raise InputError(f"{path} and {summary.name} are not the result of a run.") from error
 
 
 def _read(path: Path) -> bytes:
@@ -191,6 +230,7 @@ def _parse(line: bytes, seeds: int) -> _Record:
         episode_return=number(record["episode_return"]),
         eval_return=number(record.get("eval_return")),
         has_eval="eval_return" in record,
+        episodes=number(record.get("episodes")),
     )
 
 
@@ -232,30 +272,20 @@ def draw(curves: Sequence[Curve], out: Path) -> Path:
     check_suffix(out)
     if not curves:
         raise InputError("Learning curves need at least one run folder.")
-    evaluated = all(curve.evaluated for curve in curves)
-    if not evaluated:
-        curves = [curve._replace(returns=curve.episode_returns) for curve in curves]
-    for curve in curves:
-        if np.all(np.isnan(curve.returns)):
-            raise InputError(
-                f"The run {curve.label} has no return to draw: no episode has ended yet."
-            )
-
+    curves = comparable(curves)
     thresholds = sorted({(c.env, c.threshold) for c in curves if c.threshold is not None})
     figure = Figure()
     axes = figure.add_subplot()
     for index, curve in enumerate(curves):
-        _draw(axes, curve, index, each_seed=len(curves) == 1)
+        draw_curve(axes, curve, index, each_seed=len(curves) == 1)
     for env, threshold in thresholds:
-        label = _wrap(f"threshold {threshold:g} ({env})")
-        axes.axhline(threshold, color="0.35", linewidth=1, linestyle="--", label=label)
+        label = wrap(f"threshold {threshold:g} ({env})")
+        axes.axhline(threshold, **THRESHOLD, label=label)
 
-    axes.set_title(_wrap(", ".join(sorted({curve.env for curve in curves}))))
+    axes.set_title(wrap(", ".join(sorted({curve.env for curve in curves}))))
     axes.autoscale_view()  # a threshold near the edge does not ask for its margin by itself
-    axes.set_xlim(left=0)
-    axes.set_xlabel("environment steps (per seed)")
-    axes.set_ylabel(_measure(evaluated, {curve.returns.shape[1] for curve in curves}))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    over_steps(axes)
+    axes.set_ylabel(measure(curves))
     # The legend stands below the axes, never on the data; every line of it makes the figure taller.
     legend = figure.legend(loc="outside lower center", handlelength=4)
     legend_lines = sum(1 + text.get_text().count("\n") for text in legend.get_texts())
@@ -264,7 +294,26 @@ def draw(curves: Sequence[Curve], out: Path) -> Path:
     return save(figure, out)
 
 
-def _draw(axes: Axes, curve: Curve, index: int, each_seed: bool) -> None:
+def comparable(curves: Sequence[Curve]) -> list[Curve]:
+    """The same curves, all by their training return if any was not evaluated.
+
+    Raises:
+        InputError: one of them has no return to show.
+    """
+    if not all(curve.evaluated for curve in curves):
+        curves = [
+            curve._replace(returns=curve.episode_returns, evaluated=False) for curve in curves
+        ]
+    for curve in curves:
+        if np.all(np.isnan(curve.returns)):
+            raise InputError(
+                f"The run {curve.label} has no return to draw: no episode has ended yet."
+            )
+    return list(curves)
+
+
+def draw_curve(axes: Axes, curve: Curve, index: int, each_seed: bool = False) -> None:
+    """The interquartile mean over seeds with its band, in the look of `index`."""
     line = look(index)
     seeds = curve.returns.shape[1]
     drawn = ~np.all(np.isnan(curve.returns), axis=1)  # a gap would break the line
@@ -280,18 +329,27 @@ def _draw(axes: Axes, curve: Curve, index: int, each_seed: bool) -> None:
         interquartile_mean(returns),
         **line,
         marker="o" if len(steps) == 1 else "",  # a line through one point is invisible
-        label=_wrap(f"{curve.algo}: {curve.label} ({seeds} {'seed' if seeds == 1 else 'seeds'})"),
+        label=wrap(f"{curve.algo}: {curve.label} ({seeds} {'seed' if seeds == 1 else 'seeds'})"),
     )
 
 
-def _measure(evaluated: bool, seeds: set[int]) -> str:
-    """The label of the vertical axis, of runs with these numbers of seeds."""
-    measure = "evaluation return (greedy policy)" if evaluated else "training return"
+def over_steps(axes: Axes) -> None:
+    """A horizontal axis of environment steps."""
+    axes.set_xlim(left=0)
+    axes.set_xlabel("environment steps (per seed)")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def measure(curves: Sequence[Curve]) -> str:
+    """What `comparable` curves show."""
+    seeds = {curve.returns.shape[1] for curve in curves}
+    shown = "evaluation return (greedy policy)" if curves[0].evaluated else "training return"
     if seeds == {1}:
-        return measure
+        return shown
     of = f"of {seeds.pop()} seeds" if len(seeds) == 1 else "over seeds"
-    return f"{measure},\nIQM {of}, 95 % interval"
+    return f"{shown},\nIQM {of}, 95 % interval"
 
 
-def _wrap(label: str) -> str:
-    return textwrap.fill(label, width=56)  # what fits beside a legend's line
+def wrap(label: str) -> str:
+    """In lines that fit beside a legend's."""
+    return textwrap.fill(label, width=56)

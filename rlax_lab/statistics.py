@@ -232,24 +232,20 @@ def steps_to_threshold(steps: ArrayLike, returns: ArrayLike, threshold: float) -
     return [int(steps[column.argmax()]) if column.any() else None for column in reached.T]
 
 
-def rolling_variance(steps: ArrayLike, returns: ArrayLike, window: float) -> FloatArray:
-    """Per seed, the variance of the returns of the last `window` steps at every report.
-
-    Unbiased (divided by one less than their number). NaN where the window began before the run did
-    or holds fewer than two returns of the seed.
+def rolling_variance(returns: ArrayLike, window: int) -> FloatArray:
+    """Per seed, the unbiased variance of its last `window` returns, at every report.
 
     Args:
-        steps: `[R]`, ascending.
         returns: `[R, runs]`; NaN is left out.
-        window: in steps; the variance at step t is of those in (t - window, t].
+        window: in reports, at least 2.
 
     Returns:
-        `[R, runs]`.
+        `[R, runs]`; NaN where there were fewer reports so far, or fewer than two returns in them.
     """
-    steps, returns = np.asarray(steps), np.asarray(returns, np.float64)
+    returns = np.asarray(returns, np.float64)
     variance = np.full(returns.shape, np.nan)
-    for report in np.flatnonzero(steps >= window):
-        inside = returns[(steps > steps[report] - window) & (steps <= steps[report])]
-        enough = np.sum(~np.isnan(inside), axis=0) > 1
-        variance[report, enough] = np.nanvar(inside[:, enough], axis=0, ddof=1)
+    for report in range(window - 1, len(returns)):
+        last = returns[report + 1 - window : report + 1]
+        enough = np.sum(~np.isnan(last), axis=0) > 1
+        variance[report, enough] = np.nanvar(last[:, enough], axis=0, ddof=1)
     return variance
