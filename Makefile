@@ -41,8 +41,9 @@ lint: .venv/.test  ## ruff and mypy
 
 lock: $(BIN)/uv  ## rewrite the lock files; pins that still fit stay (delete a file to renew it)
 	@echo "Resolving requirements.lock and requirements-test.lock"
-	@$(COMPILE) --output-file requirements.lock
-	@$(COMPILE) --output-file requirements-test.lock --extra test --constraint requirements.lock
+	@# The tests' first: what they can work with binds the other.
+	@$(COMPILE) --output-file requirements-test.lock --extra test
+	@$(COMPILE) --output-file requirements.lock --constraint requirements-test.lock
 
 clean:  ## remove .venv, caches and build leftovers, but no results
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -27,7 +27,7 @@ from matplotlib.ticker import EngFormatter
 from rlax_lab import a2c, a3c, provenance
 from rlax_lab.config import to_json
 from rlax_lab.evaluate import evaluate
-from rlax_lab.plots import COLORS
+from rlax_lab.plots import look, save, style
 from rlax_lab.statistics import bootstrap_interval, interquartile_mean, summarize
 
 RESULTS = Path(__file__).parent / "results"
@@ -99,9 +99,10 @@ def experiments(total_steps: int) -> dict[str, tuple[Any, Any]]:
     return found
 
 
+@style()
 def draw(rows: dict[str, dict[str, Any]], out: Path) -> None:
     """Return over workers, staleness over workers, and curves at the most workers."""
-    figure = matplotlib.figure.Figure(figsize=(13, 4.4), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(13, 4.4))
     over, stale, curves = figure.subplots(1, 3)
     lines: dict[str, list[tuple[int, str]]] = {
         f"A3C, {delays} delays": [(w, f"a3c_{w}_{delays if w > 1 else DELAYS[0]}") for w in WORKERS]
@@ -109,23 +110,23 @@ def draw(rows: dict[str, dict[str, Any]], out: Path) -> None:
     }
     lines["A2C with 16 / W environments"] = [(w, f"a2c_{NUM_ENVS // w}") for w in WORKERS]
     for index, (label, points) in enumerate(lines.items()):
-        color = COLORS[index]
-        marker = "osD^v"[index]
+        line = {**look(index), "marker": "osD^v"[index]}
         workers = [w for w, _ in points]
         cells = [rows[name]["mean_return_over_run"] for _, name in points]
         low, high = zip(*(cell["ci95"] for cell in cells), strict=True)
-        over.fill_between(workers, low, high, color=color, alpha=0.15, linewidth=0)
-        over.plot(workers, [c["iqm"] for c in cells], color=color, marker=marker, label=label)
+        over.fill_between(workers, low, high, color=line["color"], alpha=0.15, linewidth=0)
+        over.plot(workers, [c["iqm"] for c in cells], **line, label=label)
         if label.startswith("A3C"):
             seen = [rows[name]["mean_staleness"] for _, name in points]
-            stale.plot(workers, seen, color=color, marker=marker)
+            stale.plot(workers, seen, **line)
         row = rows[points[-1][1]]
-        _curve(curves, row, color, marker)
-    _curve(curves, rows[f"a2c_{NUM_ENVS}"], COLORS[5], "x")
-    over.plot([], [], color=COLORS[5], marker="x", label="A2C with 16 environments")
+        _curve(curves, row, line)
+    whole = {**look(len(lines)), "marker": "x"}
+    _curve(curves, rows[f"a2c_{NUM_ENVS}"], whole)
+    over.plot([], [], **whole, label="A2C with 16 environments")
     over.set_ylabel("return over the whole run\nIQM, 95 % interval")
     stale.plot(WORKERS, [w - 1 for w in WORKERS], color="0.5", linestyle="--", label="W - 1")
-    stale.legend(frameon=False)
+    stale.legend()
     stale.set_ylabel("mean staleness, in gradient steps")
     for axes in (over, stale):
         axes.set_xscale("log", base=2)
@@ -134,22 +135,18 @@ def draw(rows: dict[str, dict[str, Any]], out: Path) -> None:
     curves.set_xlabel("environment steps (per seed)")
     curves.xaxis.set_major_formatter(EngFormatter(sep=""))
     curves.set_ylabel(f"evaluation return at W = {WORKERS[-1]}")
-    for axes in (over, stale, curves):
-        axes.grid(color="0.92")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
     handles, labels = over.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=3)
-    figure.savefig(out, dpi=150)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    save(figure, out)
 
 
-def _curve(axes: Any, row: dict[str, Any], color: str, marker: str) -> None:
+def _curve(axes: Any, row: dict[str, Any], line: dict[str, Any]) -> None:
     best = row["learning_rates"].index(row["best_learning_rate"])
     returns = np.array(row["returns"][best]).T
     steps = np.arange(1, REPORTS + 1) * row["config"]["total_steps"] / REPORTS
     low, high = bootstrap_interval(returns)
-    axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
-    axes.plot(steps, interquartile_mean(returns), color=color, marker=marker, markersize=4)
+    axes.fill_between(steps, low, high, color=line["color"], alpha=0.15, linewidth=0)
+    axes.plot(steps, interquartile_mean(returns), **line, markersize=4)
 
 
 def main() -> None:

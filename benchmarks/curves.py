@@ -26,7 +26,7 @@ from rlax_lab.cli import ALGORITHMS, use_all_cores
 from rlax_lab.cli import main as rlax_lab
 from rlax_lab.config import check, from_json, to_json
 from rlax_lab.errors import InputError, nearest
-from rlax_lab.plots import Curve, draw, read_curve
+from rlax_lab.plots import Curve, draw, read_curve, read_result
 from rlax_lab.progress import count, duration
 from rlax_lab.runs import read_record
 from rlax_lab.statistics import summarize
@@ -234,6 +234,7 @@ def keep(experiment: Experiment, folder: Path, results: Path = RESULTS) -> None:
         steps=curve.steps,
         returns=curve.returns,
         episode_returns=curve.episode_returns,
+        episodes=curve.episodes,
     )
     command = " ".join(["rlax-lab", *experiment.words()])
     result = {"command": command, **summary}
@@ -249,18 +250,10 @@ def result_of(experiment: Experiment, results: Path = RESULTS) -> dict[str, Any]
 
 def curve_of(experiment: Experiment, results: Path = RESULTS, label: str = "") -> Curve | None:
     """The saved curve, by its own name or another; None where no curve was kept."""
-    result, path = result_of(experiment, results), results / f"{experiment.name}.npz"
-    if result is None or not path.exists():
+    path = results / f"{experiment.name}.npz"
+    if result_of(experiment, results) is None or not path.exists():
         return None
-    with np.load(path) as arrays:
-        return Curve(
-            label=label or experiment.name,
-            threshold=result["steps_to_threshold"]["threshold"],
-            env=experiment.env,
-            algo=experiment.algo,
-            evaluated=True,
-            **arrays,
-        )
+    return read_result(path, label)
 
 
 def variants(suite: Suite, group: Group) -> list[tuple[str, Experiment]]:

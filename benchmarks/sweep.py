@@ -24,7 +24,7 @@ import numpy as np
 
 from rlax_lab import cli, ppo, provenance, runs
 from rlax_lab.cli import main as rlax_lab
-from rlax_lab.plots import COLORS
+from rlax_lab.plots import COLORS, save, style
 from rlax_lab.statistics import summarize
 
 RESULTS = Path(__file__).parent / "results"
@@ -55,24 +55,23 @@ def defaults(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return final, outcome.assess(0)
 
 
+@style()
 def draw(rows: dict[str, dict[str, Any]], out: Path) -> None:
     """Every run as a point, and the interquartile mean with its interval."""
-    figure = matplotlib.figure.Figure((7, 3.2), layout="constrained")
+    figure = matplotlib.figure.Figure((7, 3.2))
     axes = figure.add_subplot()
     for place, (label, row) in enumerate(rows.items()):
         color = COLORS[0 if "defaults" in label else 1]
         shown = np.array(row["per_seed"])
         heights = place + np.random.default_rng(0).uniform(-0.2, 0.2, len(shown))
         axes.plot(shown, heights, ".", color=color, alpha=0.4)
-        axes.plot(row["ci95"], [place, place], color=color, linewidth=3)
+        axes.plot(row["ci95"], [place, place], color=color, linestyle="-", linewidth=3)
         axes.plot(row["iqm"], place, "o", color=color, markeredgecolor="white", markersize=9)
     axes.set_yticks(range(len(rows)), [label.replace(", ", ",\n") for label in rows])
     axes.invert_yaxis()
     axes.set_xlabel("return on Pendulum-v1 after 100k steps: runs, IQM, 95 % interval")
-    axes.grid(color="0.92", axis="x")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(out, dpi=150)
+    axes.grid(False, axis="y")
+    save(figure, out)
 
 
 def main() -> None:

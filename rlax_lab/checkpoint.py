@@ -158,6 +158,19 @@ def form(arrays: PyTree) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def check_new(folder: Path) -> None:
+    """Raises InputError where `folder` is neither new nor empty."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; --out must be a folder.")
+    try:
+        others = list(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}.") from error
+    if others:
+        what = "another run" if (folder / "summary.json").exists() else "other files"
+        raise InputError(f"{folder} holds {what}; give another --out.")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `path` whole or not at all; of several processes, the first."""
     if jax.process_index() > 0:

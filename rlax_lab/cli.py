@@ -1,4 +1,4 @@
-"""The command line: train, sweep, evaluate, plot, envs, fab."""
+"""The command line: train, sweep, evaluate, plot, compare, envs, fab."""
 
 import argparse
 import contextlib
@@ -89,6 +89,7 @@ COMMANDS = {
     "sweep": "search for an algorithm's settings, in one program",
     "evaluate": "play the policy of a run",
     "plot": "draw the learning curves of runs",
+    "compare": "put runs side by side: curves, final returns, efficiency, stability",
     "envs": "list the environments",
     "fab": "simulate wafer fabs under dispatching rules",
 }
@@ -110,6 +111,7 @@ def _command(words: list[str]) -> int:
         "sweep": _sweep,
         "evaluate": _evaluate,
         "plot": _plot,
+        "compare": _compare,
         "envs": _envs,
         "fab": _fab,
     }
@@ -260,6 +262,23 @@ def _plot(words: list[str]) -> int:
     from rlax_lab import plots
 
     print(plots.learning_curves(parsed.runs, parsed.out))
+    return 0
+
+
+def _compare(words: list[str]) -> int:
+    from rlax_lab import compare
+
+    about = "Puts runs on one environment side by side, in pictures and a table."
+    parser = _Parser(prog="rlax-lab compare", description=about)
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a run's folder, or a result's .npz"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="a new folder for all of it")
+    _add_settings(parser, compare.Settings)
+    parsed = parser.parse(words)
+    settings = _build(compare.Settings, _given(parsed))
+    print(compare.compare(parsed.runs, parsed.out, settings))
+    print(f"\n{parsed.out}: {', '.join(sorted(path.name for path in parsed.out.iterdir()))}")
     return 0
 
 

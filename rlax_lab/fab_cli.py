@@ -18,7 +18,7 @@ from rich.table import Table
 
 from rlax_lab import cli
 from rlax_lab import config as configs
-from rlax_lab.checkpoint import write_json
+from rlax_lab.checkpoint import check_new, write_json
 from rlax_lab.cli import ours
 from rlax_lab.errors import InputError, nearest
 from rlax_lab.fab_runs import Result, Standing, Trace, days_by_default, simulate
@@ -343,7 +343,7 @@ def _conduct(
             raise InputError(_sentence(wrong)) from wrong
     days, warmup = _span_of_time(plan, settings)
     folder = out or new_folder("fab", plan.name)
-    _check_folder(folder)
+    check_new(folder)
     cli._use_compilation_cache()
     deciders: dict[str, Any] = {}
     if policies:
@@ -397,18 +397,6 @@ def _conduct(
     console.print(f"\n{folder}: {', '.join(file.name for file in files)}")
     if name == "run" and len(files) < 6:
         console.print(f"--trace writes the {rows} rows of trace.csv as well.")
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; a run needs a folder.")
-    try:
-        others = list(folder.iterdir()) if folder.is_dir() else []
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read: {error.strerror}.") from error
-    if others:
-        what = "another run" if (folder / "summary.json").exists() else "other files"
-        raise InputError(f"{folder} holds {what}; give another --out.")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from rich.console import Console
 from scipy import stats  # type: ignore[import-untyped]
 
 from rlax_lab import cli, fab_cli, fab_train, provenance
-from rlax_lab.checkpoint import write_json
+from rlax_lab.checkpoint import check_new, write_json
 from rlax_lab.cli import ours
 from rlax_lab.config import configuration, setting, to_json
 from rlax_lab.errors import InputError, nearest
@@ -125,7 +125,7 @@ def _prepare(folder: Path, record: dict[str, Any]) -> None:
     path = folder / "config.json"
     if path.is_file() and json.loads(path.read_text()) == record:
         return
-    fab_cli._check_folder(folder)
+    check_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,10 +13,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from rlax_lab.errors import InputError
 from rlax_lab.fab_runs import Result, Trace
-from rlax_lab.plots import COLORS
-from rlax_lab.plots import STYLES as _STYLES
+from rlax_lab.plots import COLORS, look, save, style
 
 SETUP, DOWN, IDLE, BAND = "#999999", "#4d4d4d", "#ededed", "#d5d5d5"
 # A dash would be lost on so short a line: products beyond the seventh get colours between.
@@ -28,9 +25,9 @@ _BINS = 200
 # Tools of a Gantt chart that can still be read.
 _ROWS = 120
 Floats = NDArray[np.float64]
-STYLES: tuple[Any, ...] = _STYLES
 
 
+@style()
 def gantt(plan: Any, result: Result, out: Path) -> Path:
     """What each tool did in replication 0 in a stretch of time after the warm-up, or in all of it
     where it is short: operations by product, setups, downtimes.
@@ -44,7 +41,7 @@ def gantt(plan: Any, result: Result, out: Path) -> Path:
     low, high = _stretch(trace, int(result.start[0]), int(tools.sum()))
     unit, name = _unit(plan, high - low)
     colors = _colors(len(plan.products))
-    figure = Figure(layout="constrained")
+    figure = Figure()
     axes = figure.add_subplot()
     first = np.append(rows[:, 0], rows.max() + 1)
     for g in range(0, len(rows), 2):
@@ -81,19 +78,20 @@ def gantt(plan: Any, result: Result, out: Path) -> Path:
     ]
     axes.set_yticks(range(shown), labels[:shown], fontsize=9 if shown <= 20 else 7)
     axes.tick_params(axis="y", length=0)
+    axes.grid(False)
     axes.set_ylim(shown - 0.5, -0.5)
     axes.set_xlim(low / unit, high / unit)
     axes.set_xlabel(f"{name} since the start")
     more = f", the first {shown} of {tools.sum()} tools" if shown < tools.sum() else ""
     axes.set_title(f"{plan.name}, {result.rule}: replication 0{more}", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
     columns = _legend(figure, handles, width=120)
     lines = -(-len(handles) // columns)
     size = 0.22 if shown <= 20 else 0.155
     figure.set_size_inches(10, 1.5 + max(size * shown, 1.2) + 0.2 * lines)
-    return _save(figure, out)
+    return save(figure, out)
 
 
+@style()
 def wip(plan: Any, results: Sequence[Result], out: Path) -> Path:
     """Lots in the fab over time in replication 0, and those of them that wait for a tool.
 
@@ -102,7 +100,7 @@ def wip(plan: Any, results: Sequence[Result], out: Path) -> Path:
     """
     last = max(max(result.trace.last for result in results), 1)
     unit, name = _unit(plan, last)
-    figure = Figure(layout="constrained")
+    figure = Figure()
     above, below = figure.subplots(2, sharex=True)
     handles: list[Any] = []
     events = [_events(result.trace) for result in results]
@@ -122,17 +120,16 @@ def wip(plan: Any, results: Sequence[Result], out: Path) -> Path:
                 above.fill_between(x, floor, floor + layer, step="post", color=tint, linewidth=0)
                 handles.append(Patch(facecolor=tint, label=plan.products[p]))
                 floor = floor + layer
-            below.step(x, shown[-1], where="post", color="0.15", linewidth=1)
+            below.step(x, shown[-1], where="post", color="0.15", linestyle="-", linewidth=1)
             if edges is not None:
                 for axes, line in ((above, here.sum(0)), (below, waits)):
                     low, high = _extremes(ticks, line, edges)
                     axes.fill_between(x, low, high, step="post", color=BAND, lw=0, zorder=0.9)
                 handles.append(Patch(facecolor=BAND, label="lowest to highest"))
             continue
-        color, style = COLORS[i % len(COLORS)], STYLES[i // len(COLORS) % len(STYLES)]
         for axes, line in ((above, shown[:-1].sum(0)), (below, shown[-1])):
-            axes.step(x, line, color=color, linestyle=style, linewidth=1, where="post")
-        handles.append(Line2D([], [], color=color, linestyle=style, label=result.rule))
+            axes.step(x, line, **look(i), linewidth=1, where="post")
+        handles.append(Line2D([], [], **look(i), label=result.rule))
     above.set_ylabel("lots in the fab")
     below.set_ylabel("lots that wait for a tool")
     below.set_xlabel(f"{name} since the start")
@@ -147,7 +144,6 @@ def wip(plan: Any, results: Sequence[Result], out: Path) -> Path:
             axes.set_ylim(0, max(high, 1))
         axes.set_xlim(0, last / unit)
         axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
-        _plain(axes)
     rules = f", {results[0].rule}" if len(results) == 1 else ""
     means = ""
     if edges is not None:
@@ -156,9 +152,10 @@ def wip(plan: Any, results: Sequence[Result], out: Path) -> Path:
     figure.suptitle(f"{plan.name}{rules}: replication 0{means}", fontsize=11)
     columns = _legend(figure, handles)
     figure.set_size_inches(8, 5.2 + 0.2 * -(-len(handles) // columns))
-    return _save(figure, out)
+    return save(figure, out)
 
 
+@style()
 def utilisation(plan: Any, results: Sequence[Result], out: Path) -> Path:
     """What part of the tools' time each group processes, sets up, is down and idles: means over
     the replications. One panel for each result."""
@@ -171,7 +168,7 @@ def utilisation(plan: Any, results: Sequence[Result], out: Path) -> Path:
     groups = len(plan.groups)
     across = min(len(results), 4)
     down = -(-len(results) // across)
-    figure = Figure(layout="constrained")
+    figure = Figure()
     grid = figure.subplots(down, across, sharey=True, sharex=True, squeeze=False)
     y = np.arange(groups)
     tools = np.asarray(plan.instance.tools).sum(1)
@@ -184,11 +181,11 @@ def utilisation(plan: Any, results: Sequence[Result], out: Path) -> Path:
             axes.barh(y, width, left=floor, color=color, height=0.8)
             floor = floor + width
         axes.set_xlim(0, 100)
+        axes.grid(False)
         axes.tick_params(axis="y", length=0)
         alone = len(results) == 1
         title = f"{plan.name}, {result.rule}{of}" if alone else result.rule
         axes.set_title(title, fontsize=11 if alone else 9)
-        axes.spines[["top", "right"]].set_visible(False)
     for axes in grid.ravel()[len(results) :]:
         axes.set_visible(False)
     names = [f"{name} ({n})" for name, n in zip(plan.groups, tools, strict=True)]
@@ -204,9 +201,10 @@ def utilisation(plan: Any, results: Sequence[Result], out: Path) -> Path:
     _legend(figure, [Patch(facecolor=color, label=name) for name, color in parts.items()])
     size = 0.24 if groups <= 25 else 0.17
     figure.set_size_inches(max(7, 1.8 + 2.6 * across), 1.6 + down * max(size * groups + 0.3, 1.2))
-    return _save(figure, out)
+    return save(figure, out)
 
 
+@style()
 def cycle_times(plan: Any, results: Sequence[Result], out: Path) -> Path:
     """How long the lots of all replications were in the fab: their cumulative distribution.
 
@@ -224,20 +222,19 @@ def cycle_times(plan: Any, results: Sequence[Result], out: Path) -> Path:
     known = [(label, np.sort(values)) for label, values in groups if len(values)]
     longest = float(max((values[-1] for _, values in known), default=results[0].end[0]))
     unit, name = _unit(plan, longest)
-    figure = Figure(layout="constrained")
+    figure = Figure()
     axes = figure.add_subplot()
     colors = _colors(len(known))
     handles = []
     for i, (label, values) in enumerate(known):
-        color = COLORS[i % len(COLORS)] if len(results) > 1 else colors[i]
-        style = STYLES[i // len(COLORS) % len(STYLES) if len(results) > 1 else 0]
+        line = look(i) if len(results) > 1 else {"color": colors[i], "linestyle": "-"}
         x = np.concatenate([values[:1], values]) / unit
         part = np.arange(len(values) + 1) / len(values) * 100
-        axes.step(x, part, where="post", color=color, linestyle=style, linewidth=1.5)
+        axes.step(x, part, where="post", **line, linewidth=1.5)
         axes.plot(
             [values.mean() / unit],
             [100 * np.searchsorted(values, values.mean()) / len(values)],
-            color=color,
+            **line,
             marker="o",
             markersize=5,
         )
@@ -245,8 +242,7 @@ def cycle_times(plan: Any, results: Sequence[Result], out: Path) -> Path:
             Line2D(
                 [],
                 [],
-                color=color,
-                linestyle=style,
+                **line,
                 marker="o",
                 markersize=5,
                 label=f"{label}: mean {values.mean() / unit:.3g}, "
@@ -266,10 +262,9 @@ def cycle_times(plan: Any, results: Sequence[Result], out: Path) -> Path:
     axes.set_ylabel("lots that took no longer, %")
     rules = f", {results[0].rule}" if len(results) == 1 else ""
     axes.set_title(f"{plan.name}{rules}", fontsize=11)
-    _plain(axes)
     columns = _legend(figure, handles, width=83)
     figure.set_size_inches(7, 4.2 + 0.2 * -(-len(handles) // max(columns, 1)))
-    return _save(figure, out)
+    return save(figure, out)
 
 
 def lots_over_time(trace: Trace, ticks: Floats, products: int) -> tuple[Floats, Floats]:
@@ -354,22 +349,7 @@ def _legend(figure: Figure, handles: list[Any], width: int = 95) -> int:
         handles=handles,
         loc="outside lower center",
         ncols=columns,
-        frameon=False,
         fontsize=9,
-        handlelength=1.6,
+        handlelength=2.4,
     )
     return columns
-
-
-def _plain(axes: Axes) -> None:
-    axes.grid(color="0.92")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Figure, out: Path) -> Path:
-    try:
-        figure.savefig(out, dpi=150)
-    except OSError as error:
-        raise InputError(f"Cannot write {out}: {error.strerror}.") from error
-    return out

@@ -1,15 +1,18 @@
 """Learning curves of finished or running runs, read from their folders.
 
-The only module that needs matplotlib. It opens no window: figures are made through the object
-interface and go to a file.
+Here is also what all pictures share: their style, which is ``paper.mplstyle``, and how they are
+written. None opens a window: figures are made through the object interface and go to a file.
 """
 
+import io
 import json
 import operator
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import matplotlib
 import numpy as np
@@ -28,10 +31,53 @@ METADATA: dict[str, dict[str, str | None]] = {
     ".svg": {"Date": None},
 }
 
-# Okabe and Ito, "Color Universal Design", 2008; without the yellow, which is too faint on white.
-# Seven colours and five styles repeat only after 35 runs. The plain dash is the threshold's.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-STYLES = ("-", "-.", ":", (0, (9, 2)), (0, (4, 1, 1, 1, 1, 1)))
+STYLE = Path(__file__).with_name("paper.mplstyle")
+_CYCLE = matplotlib.rc_params_from_file(STYLE)["axes.prop_cycle"].by_key()
+# Of the line at which the environment counts as solved.
+THRESHOLD: dict[str, Any] = {"color": "0.35", "linewidth": 1, "linestyle": "--"}
+COLORS: tuple[str, ...] = tuple(_CYCLE["color"])
+DASHES: tuple[Any, ...] = tuple(_CYCLE["linestyle"])
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The style of all pictures, whatever the user's own: a decorator of what makes one.
+
+    Lines that are given a colour need a line style too, else they take the cycle's.
+    """
+    with matplotlib.rc_context(fname=STYLE):
+        yield
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour and line style of a line; both together repeat only after 49."""
+    round_ = index // len(COLORS)
+    return {
+        "color": COLORS[index % len(COLORS)],
+        "linestyle": DASHES[(index + round_) % len(DASHES)],
+    }
+
+
+def save(figure: Figure, out: Path) -> Path:
+    """Writes a figure, the same bytes every time; returns `out`.
+
+    Raises:
+        InputError: the suffix of `out` is none of `METADATA`'s, or it cannot be written.
+    """
+    check_suffix(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, metadata=METADATA[out.suffix.lower()])
+    except OSError as error:
+        raise InputError(f"Cannot write {out}: {error.strerror}.") from error
+    return out
+
+
+def check_suffix(out: Path) -> None:
+    """Before a picture is drawn that could not be written."""
+    if out.suffix.lower() not in METADATA:
+        form = f"as {out.suffix!r}" if out.suffix else "without a suffix"
+        raise InputError(f"A figure cannot be written {form}; use {', '.join(METADATA)}.")
 
 
 class Curve(NamedTuple):
@@ -45,6 +91,9 @@ class Curve(NamedTuple):
     env: str
     algo: str
     evaluated: bool
+    # [R, S], training episodes ended so far, NaN where that was not kept. What filled a replay
+    # buffer before the first update does not count.
+    episodes: NDArray[np.float64]
 
 
 class _Record(NamedTuple):
@@ -55,6 +104,7 @@ class _Record(NamedTuple):
     episode_return: float
     eval_return: float
     has_eval: bool
+    episodes: float  # since the report before
 
 
 def read_curve(run: Path) -> Curve:
@@ -82,13 +132,14 @@ def read_curve(run: Path) -> Curve:
     if "trials" in config:
         raise InputError(f"{run} holds a sweep, not one run.")
 
-    env_steps, seed, episode_return, eval_return, has_eval = zip(
+    env_steps, seed, episode_return, eval_return, has_eval, ended = zip(
         *_read_records(run / "metrics.jsonl", seeds), strict=True
     )
     steps, report = np.unique(np.array(env_steps, np.int64), return_inverse=True)
-    episode_returns, eval_returns = np.full((2, len(steps), seeds), np.nan)
+    episode_returns, eval_returns, episodes = np.full((3, len(steps), seeds), np.nan)
     episode_returns[report, seed] = episode_return
     eval_returns[report, seed] = eval_return
+    episodes[report, seed] = ended
     evaluated = all(has_eval) and not np.all(np.isnan(eval_returns))
     return Curve(
         label=run.resolve().name,
@@ -99,7 +150,37 @@ def read_curve(run: Path) -> Curve:
         env=env,
         algo=algo,
         evaluated=evaluated,
+        episodes=np.cumsum(episodes, axis=0),
     )
+
+
+def read_result(path: Path, label: str = "") -> Curve:
+    """Read the learning curve that ``NAME.npz`` and ``NAME.json`` keep, as of `benchmarks.curves`.
+
+    Args:
+        path: either of the two.
+        label: the curve's, else NAME.
+
+    Raises:
+        InputError: one of them is missing or malformed.
+    """
+    path, summary = path.with_suffix(".npz"), path.with_suffix(".json")
+    text, data = _read(summary), _read(path)
+    try:
+        result = json.loads(text)
+        threshold = result["steps_to_threshold"]["threshold"]
+        with np.load(io.BytesIO(data)) as arrays:
+            unknown = np.full(arrays["returns"].shape, np.nan)
+            return Curve(
+                label=label or path.stem,
+                threshold=threshold,
+                env=result["env"],
+                algo=result["algo"],
+                evaluated=True,
+                **{"episodes": unknown, **arrays},
+            )
+    except (KeyError, TypeError, ValueError, BadZipFile) as error:
+        raise InputError(f"{path} and {summary.name} are not the result of a run.") from error
 
 
 def _read(path: Path) -> bytes:
@@ -149,6 +230,7 @@ def _parse(line: bytes, seeds: int) -> _Record:
         episode_return=number(record["episode_return"]),
         eval_return=number(record.get("eval_return")),
         has_eval="eval_return" in record,
+        episodes=number(record.get("episodes")),
     )
 
 
@@ -168,6 +250,7 @@ def learning_curves(runs: Sequence[Path], out: Path) -> Path:
     return draw([read_curve(run) for run in runs], out)
 
 
+@style()
 def draw(curves: Sequence[Curve], out: Path) -> Path:
     """Draw learning curves in one figure and write it to `out`.
 
@@ -186,83 +269,87 @@ def draw(curves: Sequence[Curve], out: Path) -> Path:
         InputError: the suffix of `out` is another one, `curves` is empty, or one of them has no
             return to show.
     """
-    suffix = out.suffix.lower()
-    if suffix not in METADATA:
-        form = f"as {out.suffix!r}" if out.suffix else "without a suffix"
-        raise InputError(f"A figure cannot be written {form}; use {', '.join(METADATA)}.")
+    check_suffix(out)
     if not curves:
         raise InputError("Learning curves need at least one run folder.")
-    evaluated = all(curve.evaluated for curve in curves)
-    if not evaluated:
-        curves = [curve._replace(returns=curve.episode_returns) for curve in curves]
+    curves = comparable(curves)
+    thresholds = sorted({(c.env, c.threshold) for c in curves if c.threshold is not None})
+    figure = Figure()
+    axes = figure.add_subplot()
+    for index, curve in enumerate(curves):
+        draw_curve(axes, curve, index, each_seed=len(curves) == 1)
+    for env, threshold in thresholds:
+        label = wrap(f"threshold {threshold:g} ({env})")
+        axes.axhline(threshold, **THRESHOLD, label=label)
+
+    axes.set_title(wrap(", ".join(sorted({curve.env for curve in curves}))))
+    axes.autoscale_view()  # a threshold near the edge does not ask for its margin by itself
+    over_steps(axes)
+    axes.set_ylabel(measure(curves))
+    # The legend stands below the axes, never on the data; every line of it makes the figure taller.
+    legend = figure.legend(loc="outside lower center", handlelength=4)
+    legend_lines = sum(1 + text.get_text().count("\n") for text in legend.get_texts())
+    figure.set_size_inches(6.4, 4.2 + 0.2 * legend_lines)
+
+    return save(figure, out)
+
+
+def comparable(curves: Sequence[Curve]) -> list[Curve]:
+    """The same curves, all by their training return if any was not evaluated.
+
+    Raises:
+        InputError: one of them has no return to show.
+    """
+    if not all(curve.evaluated for curve in curves):
+        curves = [
+            curve._replace(returns=curve.episode_returns, evaluated=False) for curve in curves
+        ]
     for curve in curves:
         if np.all(np.isnan(curve.returns)):
             raise InputError(
                 f"The run {curve.label} has no return to draw: no episode has ended yet."
             )
-
-    thresholds = sorted({(c.env, c.threshold) for c in curves if c.threshold is not None})
-    figure = Figure(layout="constrained")
-    axes = figure.add_subplot()
-    for index, curve in enumerate(curves):
-        _draw(axes, curve, index, each_seed=len(curves) == 1)
-    for env, threshold in thresholds:
-        label = _wrap(f"threshold {threshold:g} ({env})")
-        axes.axhline(threshold, color="0.35", linewidth=1, linestyle="--", label=label)
-
-    axes.set_title(_wrap(", ".join(sorted({curve.env for curve in curves}))))
-    axes.autoscale_view()  # a threshold near the edge does not ask for its margin by itself
-    axes.set_xlim(left=0)
-    axes.set_xlabel("environment steps (per seed)")
-    axes.set_ylabel(_measure(evaluated, {curve.returns.shape[1] for curve in curves}))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.grid(color="0.92")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    # The legend stands below the axes, never on the data; every line of it makes the figure taller.
-    legend = figure.legend(loc="outside lower center", frameon=False, handlelength=4)
-    legend_lines = sum(1 + text.get_text().count("\n") for text in legend.get_texts())
-    figure.set_size_inches(6.4, 4.2 + 0.2 * legend_lines)
-
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context({"svg.hashsalt": "rlax_lab"}):  # else ids in an SVG are random
-            figure.savefig(out, dpi=150, metadata=METADATA[suffix])
-    except OSError as error:
-        raise InputError(f"Cannot write {out}: {error.strerror}.") from error
-    return out
+    return list(curves)
 
 
-def _draw(axes: Axes, curve: Curve, index: int, each_seed: bool) -> None:
-    color, style = COLORS[index % len(COLORS)], STYLES[index % len(STYLES)]
+def draw_curve(axes: Axes, curve: Curve, index: int, each_seed: bool = False) -> None:
+    """The interquartile mean over seeds with its band, in the look of `index`."""
+    line = look(index)
     seeds = curve.returns.shape[1]
     drawn = ~np.all(np.isnan(curve.returns), axis=1)  # a gap would break the line
     steps, returns = curve.steps[drawn], curve.returns[drawn]
     low, high = bootstrap_interval(returns)
-    axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.fill_between(steps, low, high, color=line["color"], alpha=0.2, linewidth=0)
     if each_seed:
         for seed_returns in returns.T:
             seen = ~np.isnan(seed_returns)
-            axes.plot(steps[seen], seed_returns[seen], color=color, alpha=0.35, linewidth=0.6)
+            axes.plot(steps[seen], seed_returns[seen], **line, alpha=0.35, linewidth=0.6)
     axes.plot(
         steps,
         interquartile_mean(returns),
-        color=color,
-        linestyle=style,
-        linewidth=1.6,
+        **line,
         marker="o" if len(steps) == 1 else "",  # a line through one point is invisible
-        label=_wrap(f"{curve.algo}: {curve.label} ({seeds} {'seed' if seeds == 1 else 'seeds'})"),
+        label=wrap(f"{curve.algo}: {curve.label} ({seeds} {'seed' if seeds == 1 else 'seeds'})"),
     )
 
 
-def _measure(evaluated: bool, seeds: set[int]) -> str:
-    """The label of the vertical axis, of runs with these numbers of seeds."""
-    measure = "evaluation return (greedy policy)" if evaluated else "training return"
+def over_steps(axes: Axes) -> None:
+    """A horizontal axis of environment steps."""
+    axes.set_xlim(left=0)
+    axes.set_xlabel("environment steps (per seed)")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def measure(curves: Sequence[Curve]) -> str:
+    """What `comparable` curves show."""
+    seeds = {curve.returns.shape[1] for curve in curves}
+    shown = "evaluation return (greedy policy)" if curves[0].evaluated else "training return"
     if seeds == {1}:
-        return measure
+        return shown
     of = f"of {seeds.pop()} seeds" if len(seeds) == 1 else "over seeds"
-    return f"{measure},\nIQM {of}, 95 % interval"
+    return f"{shown},\nIQM {of}, 95 % interval"
 
 
-def _wrap(label: str) -> str:
-    return textwrap.fill(label, width=56)  # what fits beside a legend's line
+def wrap(label: str) -> str:
+    """In lines that fit beside a legend's."""
+    return textwrap.fill(label, width=56)

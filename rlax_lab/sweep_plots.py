@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from rlax_lab.plots import COLORS
+from rlax_lab.plots import COLORS, save, style
 from rlax_lab.population import Range, Space
 
 # Dark is good, also in grey; without the lightest, which is too faint on white.
@@ -19,6 +19,7 @@ MAP = ListedColormap(matplotlib.colormaps["viridis_r"](np.linspace(0.12, 1, 256)
 RETURN = "evaluation return"
 
 
+@style()
 def draw(summary: dict[str, Any], lines: list[dict[str, Any]], space: Space, out: Path) -> Path:
     """The picture that fits a sweep: of two lists a heat map, of a population its schedules, else
     parallel coordinates.
@@ -38,8 +39,7 @@ def draw(summary: dict[str, Any], lines: list[dict[str, Any]], space: Space, out
     seeds = summary["seeds"]
     of = "one population" if summary["method"] == "pbt" else f"IQM of {seeds} seeds"
     figure.suptitle(f"{summary['algo']} on {summary['env']}, {of}", fontsize="medium")
-    figure.savefig(out, dpi=150)
-    return out
+    return save(figure, out)
 
 
 def heat_map(summary: dict[str, Any], space: Space) -> Figure:
@@ -48,8 +48,9 @@ def heat_map(summary: dict[str, Any], space: Space) -> Figure:
     shape = len(rows), len(columns)
     finals = [setting["final_return"] for setting in summary["settings"]]
     returns = _numbers([final["iqm"] for final in finals]).reshape(shape)
-    figure = Figure((2 + 1.1 * shape[1], 1.6 + 0.7 * shape[0]), layout="constrained")
+    figure = Figure((2 + 1.1 * shape[1], 1.6 + 0.7 * shape[0]))
     axes = figure.add_subplot()
+    axes.grid(False)
     image = axes.imshow(returns, cmap=MAP, aspect="auto")
     figure.colorbar(image, label=RETURN)
     for index, final in enumerate(finals):
@@ -82,7 +83,7 @@ def parallel_coordinates(summary: dict[str, Any], space: Space) -> Figure:
     low, high = np.nanmin(returns), np.nanmax(returns)
     scales = {name: _Scale(over) for name, over in space.items()}
     scales[RETURN] = _Scale(Range(low, high if high > low else low + 1))
-    figure = Figure((2.2 + 1.6 * len(space), 4), layout="constrained")
+    figure = Figure((2.2 + 1.6 * len(space), 4))
     axes = figure.add_subplot()
     places = range(len(scales))
     for index in np.argsort(np.nan_to_num(returns, nan=-np.inf)):  # the best on top
@@ -99,13 +100,14 @@ def parallel_coordinates(summary: dict[str, Any], space: Space) -> Figure:
             places,
             [*heights, height],
             color=COLORS[1] if best else MAP(height),
+            linestyle="-",
             linewidth=3 if best else 1.2,
             marker="o",
             markersize=5 if best else 3,
             clip_on=False,
         )
     for place, (name, scale) in enumerate(scales.items()):
-        axes.plot([place, place], [0, 1], color="0.3", linewidth=1, zorder=0)
+        axes.plot([place, place], [0, 1], color="0.3", linestyle="-", linewidth=1, zorder=0)
         for x in scale.ticks():
             axes.annotate(
                 f"{x:.3g}",
@@ -120,8 +122,8 @@ def parallel_coordinates(summary: dict[str, Any], space: Space) -> Figure:
         axes.text(place, -0.06, name, ha="center", va="top")
     if np.isnan(returns).any():
         axes.plot([], [], color="0.6", linestyle=":", marker="x", label="no return")
-    axes.plot([], [], color=COLORS[1], linewidth=3, marker="o", label="best")
-    figure.legend(loc="outside lower right", frameon=False, ncols=2)
+    axes.plot([], [], color=COLORS[1], linestyle="-", linewidth=3, marker="o", label="best")
+    figure.legend(loc="outside lower right", ncols=2)
     axes.set_xlim(-0.5, len(scales) - 0.8)
     axes.set_ylim(-0.15, 1.03)
     axes.set_axis_off()
@@ -135,12 +137,20 @@ def schedules(best: dict[str, Any], lines: list[dict[str, Any]], space: Space) -
     ancestry = [line for line in lines if (line["env_steps"], line["trial"]) in ancestors]
     copied = [line for line in ancestry if line["parent"] != line["trial"]]
     names = {"eval_return": RETURN} | {name: name for name in space}
-    figure = Figure((6.4, 1.2 + 1.7 * len(names)), layout="constrained")
+    figure = Figure((6.4, 1.2 + 1.7 * len(names)))
     for axes, (field, label) in zip(
         np.atleast_1d(figure.subplots(len(names), sharex=True)), names.items(), strict=True
     ):
         _points(axes, lines, field, color="0.65", marker=".", linestyle="", label="members")
-        _points(axes, ancestry, field, color=COLORS[0], linewidth=2, label="the best's ancestors")
+        _points(
+            axes,
+            ancestry,
+            field,
+            color=COLORS[0],
+            linestyle="-",
+            linewidth=2,
+            label="the best's ancestors",
+        )
         _points(
             axes,
             copied,
@@ -155,14 +165,11 @@ def schedules(best: dict[str, Any], lines: list[dict[str, Any]], space: Space) -
         if isinstance(over, Range) and over.log:
             axes.set_yscale("log")
         axes.set_ylabel(label)
-        axes.grid(color="0.92")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("environment steps of each member")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlim(left=0)
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=3)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 

@@ -103,11 +103,13 @@ NAMES = [
     (["trian"], "there is no command 'trian'; did you mean 'train'?"),
     (
         ["xyzzy"],
-        "there is no command 'xyzzy'; the commands are train, sweep, evaluate, plot, envs, fab.",
+        "there is no command 'xyzzy'; the commands are train, sweep, evaluate, plot, compare, "
+        "envs, fab.",
     ),
     (
         ["--hepl"],
-        "there is no command '--hepl'; the commands are train, sweep, evaluate, plot, envs, fab.",
+        "there is no command '--hepl'; the commands are train, sweep, evaluate, plot, compare, "
+        "envs, fab.",
     ),
     (["train", "poo"], "there is no algorithm 'poo'; did you mean 'ppo'?"),
     (["train", "PPO2"], "there is no algorithm 'PPO2'; did you mean 'ppo'?"),

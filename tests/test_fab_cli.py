@@ -614,7 +614,7 @@ def test_folder_is_a_file(refused, folder, out):
     (folder / "file").write_text("precious")
     sentence = refused(*RUN, "--days", "1", "--out", out)
     assert sentence.startswith(out)
-    assert out != "file" or sentence == "file is a file; a run needs a folder."
+    assert out != "file" or sentence == "file is a file; --out must be a folder."
 
 
 def test_folder_holds_something(refused, folder, ran):

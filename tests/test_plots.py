@@ -6,11 +6,13 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from rlax_lab.errors import InputError
-from rlax_lab.plots import learning_curves, read_curve
+from rlax_lab.plots import COLORS, DASHES, STYLE, learning_curves, look, read_curve, style
 
 CONFIG: dict[str, Any] = {"algo": "ppo", "env": "CartPole-v1", "seeds": 2, "threshold": 475.0}
 
@@ -185,6 +187,7 @@ def test_learning_curves_writes_vectors(run: Path, tmp_path: Path) -> None:
     assert re.search(rb"/MediaBox \[ ?0 0 460\.8 331\.2 ?\]", pdf)  # 6.4 x 4.6 inches in points
     assert b"/Subtype /Image" not in pdf
     assert b"CreationDate" not in pdf  # else tomorrow's file differs
+    assert b"/Type3" not in pdf  # which journals refuse
     svg = learning_curves([run], tmp_path / "curve.SVG").read_text()
     assert "<svg" in svg
     assert "<image" not in svg
@@ -196,7 +199,7 @@ def test_learning_curves_writes_vectors(run: Path, tmp_path: Path) -> None:
         "ppo: run (3 seeds)",
         "threshold 475 (CartPole-v1)",
     ):
-        assert f"<!-- {text} -->" in svg
+        assert f">{text}</text>" in svg  # as text, not as paths
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
@@ -223,7 +226,7 @@ def test_learning_curves_of_runs_with_other_grids_and_seeds(run: Path, tmp_path:
 def test_learning_curves_make_room_for_a_long_name(tmp_path: Path) -> None:
     run = write_curve(tmp_path / ("_" + 20 * "name"), 3, 2, 100, threshold=None)
     svg = learning_curves([run], tmp_path / "curve.svg").read_text()
-    assert "<!-- ppo: _namename" in svg
+    assert ">ppo: _namename" in svg
     assert 'height="331.2pt"' in svg  # two lines, one entry
 
 
@@ -232,7 +235,7 @@ def test_learning_curves_compare_training_returns_if_any_run_has_no_other(
 ) -> None:
     other = write_run(tmp_path / "other", [line(100, 0, None), line(100, 1, 1.0)])
     mixed = learning_curves([run, other], tmp_path / "mixed.svg").read_text()
-    assert "<!-- training return," in mixed
+    assert ">training return," in mixed
     assert "evaluation return" not in mixed
 
     lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
@@ -260,3 +263,30 @@ def test_learning_curves_refuse_what_they_cannot_draw(run: Path, tmp_path: Path)
     assert refused([run, young], "a.png") == (
         f"The run {young.name} has no return to draw: no episode has ended yet."
     )
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of WCAG 2.1, from black at 0 to white at 1."""
+    rgb = np.array(matplotlib.colors.to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_lines_of_the_style_can_be_told_apart_in_grey_and_seen_on_white() -> None:
+    assert len(COLORS) == len(DASHES) == len(set(map(str, DASHES))) == 7
+    assert "--" not in DASHES  # which is the threshold's
+    assert all(1.05 / (luminance(color) + 0.05) > 2 for color in COLORS)  # contrast with white
+    assert len({str(look(index)) for index in range(49)}) == 49
+
+
+def test_the_style_is_that_of_its_file_whatever_the_users_own() -> None:
+    with matplotlib.rc_context({"axes.facecolor": "black", "svg.fonttype": "path"}):
+        with style():
+            assert matplotlib.rcParams["axes.facecolor"] == "white"
+            assert matplotlib.rcParams["svg.fonttype"] == "none"
+            assert matplotlib.rcParams["pdf.fonttype"] == 42
+            axes = Figure().add_subplot()
+            drawn = [axes.plot([0, 1])[0].get_color() for _ in COLORS]
+        assert matplotlib.rcParams["axes.facecolor"] == "black"
+    assert tuple(drawn) == COLORS
+    assert STYLE.is_file()

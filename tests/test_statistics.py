@@ -1,10 +1,13 @@
-"""Statistics over seeds, against scipy, known distributions and their own symmetries."""
+"""Statistics over seeds, against scipy, rliable, pandas, known distributions and symmetries."""
 
 import json
 from random import Random
 
 import numpy as np
+import pandas as pd
 import pytest
+import rliable.library
+import rliable.metrics
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +17,15 @@ from numpy.typing import ArrayLike
 from rlax_lab.statistics import (
     bootstrap_interval,
     interquartile_mean,
+    iqm,
+    median,
+    optimality_gap,
+    performance_profile,
+    probability_of_improvement,
+    rolling_variance,
+    sample_efficiency,
     steps_to_threshold,
+    stratified_interval,
     summarize,
 )
 
@@ -22,8 +33,18 @@ from rlax_lab.statistics import (
 NUMBERS = st.integers(-(2**20), 2**20).map(float)
 TABLES = arrays(np.float64, array_shapes(min_dims=1, max_dims=3, max_side=9), elements=NUMBERS)
 SEEDS = arrays(np.float64, st.integers(1, 12), elements=NUMBERS)
+# Few values, so that there are ties.
+SCORES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5)).flatmap(
+    lambda n: st.tuples(
+        *(
+            arrays(np.float64, (runs, n[2]), elements=st.integers(-3, 3).map(float))
+            for runs in n[:2]
+        )
+    )
+)
 
 quick = settings(max_examples=50, deadline=None)  # no deadline: a busy machine is no error
+quicker = settings(quick, max_examples=20)
 
 
 @pytest.mark.parametrize("runs", range(1, 14))
@@ -196,3 +217,137 @@ def test_steps_to_threshold_is_the_first_report_at_or_above() -> None:
 
 def test_steps_to_threshold_without_reports_is_never() -> None:
     assert steps_to_threshold([], np.empty((0, 2)), 0.0) == [None, None]
+
+
+def test_interquartile_mean_over_two_axes_is_that_of_all_their_values() -> None:
+    x = np.random.default_rng(0).normal(size=(3, 5, 2))
+    expected = [scipy.stats.trim_mean(x[:, i], 0.25, axis=None) for i in range(5)]
+    np.testing.assert_allclose(interquartile_mean(x, axis=(0, 2)), expected, rtol=1e-12)
+    assert interquartile_mean(np.empty((4, 0, 0)), axis=(1, 2)).shape == (4,)
+
+
+@quicker
+@given(SCORES)
+def test_aggregates_are_rliables(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, others = pair
+    metrics, taus = rliable.metrics, np.linspace(-4, 4, 9)
+    for ours, theirs in (
+        (iqm(scores), metrics.aggregate_iqm(scores)),
+        (median(scores), metrics.aggregate_median(scores)),
+        (optimality_gap(scores), metrics.aggregate_optimality_gap(scores)),
+        (optimality_gap(scores, -1.5), metrics.aggregate_optimality_gap(scores, -1.5)),
+        (performance_profile(scores, taus), rliable.library.score_distributions(scores, taus)),
+        (
+            probability_of_improvement(scores, others),
+            metrics.probability_of_improvement(scores, others),
+        ),
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@quicker
+@given(SCORES)
+def test_one_of_two_improves_on_the_other(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, others = pair
+    there = probability_of_improvement(scores, others)
+    assert there + probability_of_improvement(others, scores) == pytest.approx(1, abs=1e-12)
+    assert probability_of_improvement(scores, scores) == pytest.approx(0.5, abs=1e-12)
+    assert probability_of_improvement(scores + 7, others) == 1
+
+
+@quicker
+@given(SCORES)
+def test_aggregates_keep_the_axes_before_runs_and_tasks(pair: tuple[np.ndarray, ...]) -> None:
+    scores, others = pair
+    for statistic in (iqm, median, optimality_gap, lambda x: performance_profile(x, [0.0, 1.0])):
+        both = statistic(np.stack([scores, scores + 1]))
+        np.testing.assert_allclose(both, [statistic(scores), statistic(scores + 1)], atol=1e-12)
+    both = probability_of_improvement(np.stack([scores, scores + 1]), others)
+    alone = [probability_of_improvement(own, others) for own in (scores, scores + 1)]
+    np.testing.assert_allclose(both, alone, atol=1e-12)
+
+
+@pytest.mark.parametrize("scores", [[1.0], np.empty((0, 2)), [[1.0, np.nan]]])
+def test_aggregates_need_runs_of_tasks_without_nan(scores: ArrayLike) -> None:
+    with pytest.raises(
+        ValueError, match=r"must be \[..., runs, tasks\], at least one and none NaN"
+    ):
+        iqm(scores)
+
+
+@pytest.mark.parametrize("name", ["iqm", "median", "gap", "profile", "improvement"])
+def test_stratified_interval_agrees_with_rliables(name: str) -> None:
+    """Two Monte Carlo estimates of the same quantiles.
+
+    Each end is the order statistic whose rank is binomial: of n resamples that of the 2.5 %
+    quantile lies within 5 sqrt(n 0.025 0.975) of 0.025 n, with a chance of one in a million, and
+    the difference of two within sqrt(2) times that. So each end of ours must lie between the two
+    quantiles of theirs that are so far to either side. (Theirs of the probability of improvement
+    finds a p-value for every resample, which takes minutes: here it counts pairs.)
+    """
+    resamples, taus = 2000, np.array([0.4, 1.0])
+    generator = np.random.default_rng(0)
+    scale = np.array([1.0, 10.0, 0.1])  # were tasks mixed, intervals would be far wider
+    scores, others = (generator.gamma(2.0, size=(runs, 3)) * scale for runs in (7, 5))
+    metrics = rliable.metrics
+    ours, theirs, arguments = {
+        "iqm": (iqm, metrics.aggregate_iqm, (scores,)),
+        "median": (median, metrics.aggregate_median, (scores,)),
+        "gap": (optimality_gap, metrics.aggregate_optimality_gap, (scores,)),
+        "profile": (
+            lambda x: performance_profile(x, taus),
+            lambda x: rliable.library.score_distributions(x, taus),
+            (scores,),
+        ),
+        "improvement": (
+            probability_of_improvement,
+            lambda x, y: np.mean(x[:, None] > y),
+            (scores, others),
+        ),
+    }[name]
+    result = np.array(stratified_interval(ours, *arguments, resamples=resamples))
+
+    np.random.seed(0)  # noqa: NPY002 - rliable draws from NumPy's global state
+    library = rliable.library
+    bootstrap = (
+        library.StratifiedBootstrap
+        if len(arguments) == 1
+        else (library.StratifiedIndependentBootstrap)
+    )
+    drawn = np.array([theirs(*x) for x, _ in bootstrap(*arguments).bootstrap(resamples)])
+    slack = 5 * np.sqrt(2 * 0.025 * 0.975 / resamples)
+    for end, level in zip(result, (0.025, 0.975), strict=True):
+        low, high = np.quantile(drawn, np.clip([level - slack, level + slack], 0, 1), axis=0)
+        assert np.all((low - 1e-9 <= end) & (end <= high + 1e-9))
+    assert np.all(result[0] < result[1])
+
+
+def test_stratified_interval_of_one_task_is_the_bootstrap_interval() -> None:
+    scores = np.random.default_rng(0).normal(size=(4, 9))
+    for own, low, high in zip(scores, *bootstrap_interval(scores), strict=True):
+        assert stratified_interval(iqm, own[:, None]) == (low, high)
+
+
+def test_sample_efficiency_is_the_interval_at_every_evaluation() -> None:
+    scores = np.random.default_rng(0).normal(size=(4, 6, 3))
+    middle, low, high = sample_efficiency(scores, resamples=200)
+    for report, own in enumerate(scores):
+        assert middle[report] == pytest.approx(rliable.metrics.aggregate_iqm(own), rel=1e-12)
+        ends = stratified_interval(iqm, own, resamples=200)
+        assert (low[report], high[report]) == ends
+    assert middle.shape == (4,)
+
+
+@quick
+@given(
+    arrays(
+        np.float64,
+        st.tuples(st.integers(1, 12), st.integers(1, 3)),
+        elements=st.one_of(NUMBERS, st.just(np.nan)),
+    ),
+    st.integers(2, 5),
+)
+def test_rolling_variance_is_pandas(returns: np.ndarray, window: int) -> None:
+    expected = pd.DataFrame(returns).rolling(window, min_periods=2).var().to_numpy()
+    expected[: window - 1] = np.nan
+    np.testing.assert_allclose(rolling_variance(returns, window), expected, rtol=1e-6, atol=1e-3)
