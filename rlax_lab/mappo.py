@@ -22,7 +22,7 @@ class Config(fab_policy.Config, ppo.Hyperparameters):
         1.0, "discount per step, beside that of the time which it took", low=0, high=1
     )
     value_updates: int = setting(
-        20, "updates at the start that train the value alone: the rule is better than a guess", low=0
+        20, "updates at the start that train the value alone: a rule beats a guess", low=0
     )
     gae_lambda: float = setting(0.985, "decay of GAE's trace per step", low=0, high=1)
     scale_rewards: bool = setting(

@@ -1,6 +1,7 @@
 """What is PPO's own: exact where it can be exact, and right on problems with a known answer."""
 
 import dataclasses
+import itertools
 
 import gymnax
 import jax
@@ -132,6 +133,20 @@ def test_kl_penalty_adapts_towards_its_target():
     for target, direction in ((1e-7, 1), (10.0, -1)):
         config = dataclasses.replace(SMALL, objective="kl_penalty", kl_penalty_target=target)
         assert np.sign(np.log2(run(config)[0].kl_coef)) == direction
+
+
+def test_the_value_comes_first():
+    """Until then the acting half of the network stays as it was, and afterwards it learns."""
+    env = probes.PytreeObservation()
+    learner = ppo.make(env, dataclasses.replace(SMALL, value_updates=2, entropy_coef=0.1))
+    states = [trained(learner, jax.random.key(0), updates=n)[0] for n in (1, 2, 3)]
+    seen = states[0].env.observation
+    pi = policy.make(env, env.default_params, SMALL)
+    outputs, values = zip(*(pi.outputs(state.params, seen) for state in states), strict=True)
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    assert np.abs(outputs[2] - outputs[1]).max() > 1e-4
+    for before, after in itertools.pairwise(values):
+        assert np.abs(after - before).max() > 1e-4
 
 
 def test_half_way_an_annealed_clip_range_is_halved():
