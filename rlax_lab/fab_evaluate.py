@@ -1,6 +1,7 @@
 """`rlax-lab fab evaluate`: rules and policies on many fabs of a family, with the same draws."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from rich.console import Console
 from scipy import stats  # type: ignore[import-untyped]
 
-from rlax_lab import cli, fab_cli, fab_train, provenance
+from rlax_lab import cli, fab_cli, fab_train, plots, provenance
 from rlax_lab.checkpoint import check_new, write_json
 from rlax_lab.cli import ours
 from rlax_lab.config import configuration, setting, to_json
@@ -85,12 +88,20 @@ def command(words: list[str]) -> None:
     words = ["rlax-lab", "fab", "evaluate", *words]
     write_json(
         folder / "evaluation.json",
-        {"command": " ".join(words), "settings": record, **summary, **provenance.stamp()},
+        {
+            "command": shlex.join(words),
+            "settings": record,
+            "trained": {path.name: fab_train.read_record(path) for path in parsed.policies},
+            **summary,
+            **provenance.stamp(),
+        },
     )
     raw: dict[str, Any] = {
         f"{name}/{figure}": x for name, each in found.items() for figure, x in each.items()
     }
     np.savez_compressed(folder / "configurations.npz", **raw)
+    if parsed.policies:
+        draw(found, summary, folder / "ahead.png")
     show(summary)
     print(f"\n{folder}")
 
@@ -292,6 +303,42 @@ def _ratio(x: np.ndarray, y: np.ndarray, plus: float = 0.0) -> dict[str, Any]:
     half = float(stats.t.ppf(0.975, len(x) - 1) * stats.sem(x - ratio * y) / np.abs(y.mean()))
     ratio += plus
     return {"mean": ratio, "ci95": [ratio - half, ratio + half]}
+
+
+@plots.style()
+def draw(found: dict[str, dict[str, np.ndarray]], summary: dict[str, Any], out: Path) -> Path:
+    """How far policies are ahead of the best rule in each fab, and in how late lots are."""
+    best = found[summary["best_rule"]]
+    figure = Figure(figsize=(9, 3.8))
+    left, right = figure.subplots(1, 2)
+    for i, name in enumerate(summary["policies"]):
+        mine, look = found[name], plots.look(i)
+        ahead = np.sort(mine["objective"] - best["objective"])
+        part = 100 * np.arange(1, 1 + len(ahead)) / len(ahead)
+        label = f"{name}: ahead in {np.mean(ahead > 0):.0%}"
+        left.plot(ahead, part, **look, label=label)
+        right.scatter(
+            best["weighted_tardiness"],
+            mine["weighted_tardiness"],
+            s=9,
+            color=look["color"],
+            label=name,
+        )
+    left.axvline(0, **plots.THRESHOLD)
+    left.set_xlabel("objective: policy minus rule, same draws")
+    left.set_ylabel("part of the fabs, %")
+    both = [best["weighted_tardiness"], *(found[n]["weighted_tardiness"] for n in found)]
+    ends = np.maximum([np.min(both), np.max(both)], 1e-2)
+    right.plot(ends, ends, **plots.THRESHOLD)
+    right.set_xscale("log")
+    right.set_yscale("log")
+    for axis in (right.xaxis, right.yaxis):
+        axis.set_minor_formatter(NullFormatter())
+    right.set_xlabel(f"weighted tardiness under {summary['best_rule']}, h")
+    right.set_ylabel("under the policy, h")
+    left.legend(loc="lower right", fontsize=8)
+    figure.suptitle(f"{summary['configs']} fabs")
+    return plots.save(figure, out)
 
 
 def show(summary: dict[str, Any]) -> None:
