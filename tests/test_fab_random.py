@@ -401,6 +401,7 @@ def test_failures_do_not_depend_on_the_rule() -> None:
     assert (one.figures.down.numpy()[:, 0] > 0).all()
 
 
+@pytest.mark.slow
 def test_without_jit() -> None:
     """Steps of a fab that has everything, compiled and op by op."""
     structure = STRUCTURES[9]

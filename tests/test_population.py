@@ -8,6 +8,7 @@ import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
@@ -290,6 +291,7 @@ RAINBOW = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
 def test_a_trial_is_the_run_of_its_setting_alone():
     """To float tolerance, for alone the values are constants of another program; and so are what
     it does and expects, which with DQN depends on where the atoms are."""
@@ -324,6 +326,7 @@ def test_a_trial_is_the_run_of_its_setting_alone():
     np.testing.assert_allclose(expected[1], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_population_in_parts():
     """Every part has its own environments and the same weights, scores and values."""
     space = {"learning_rate": Range(1e-4, 1e-2, log=True)}
