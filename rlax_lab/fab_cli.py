@@ -32,6 +32,7 @@ COMMANDS = {
     "compare": "simulate a fab under several rules and the same random numbers",
     "evaluate": "simulate policies and rules on many fabs of a family",
     "train": "train a dispatching policy by multi-agent PPO",
+    "value": "say what a policy is worth a year",
 }
 INSTANCE = "a ready-made fab, a .toml or .json file, fab4r:FILE, or job-shop:NAME or FILE"
 # Rows of trace.csv that are written without being asked for.
@@ -87,6 +88,7 @@ def command(words: list[str]) -> int:
         "compare": _compare,
         "evaluate": _evaluate,
         "train": _train,
+        "value": _value,
     }
     return run[name](words[1:]) or 0
 
@@ -232,6 +234,12 @@ def _evaluate(words: list[str]) -> None:
     from rlax_lab import fab_evaluate
 
     fab_evaluate.command(words)
+
+
+def _value(words: list[str]) -> None:
+    from rlax_lab import fab_value
+
+    fab_value.command(words)
 
 
 def _train(words: list[str]) -> int:
