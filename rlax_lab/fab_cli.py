@@ -388,23 +388,38 @@ def _conduct(
         **_summary(plan, results),
     }
     summary.pop("trace")
-    from rlax_lab import fab_plots, provenance  # matplotlib is slow to import
+    from rlax_lab import fab_plots, fab_report, provenance  # matplotlib is slow to import
 
     files = [folder / "summary.json"]
     write_json(files[0], summary | provenance.stamp())
+    pictures = {}
     for number, result in enumerate(results, start=1):
         gantt = "gantt.png" if name == "run" else f"gantt-{number}.png"
-        files.append(fab_plots.gantt(plan, result, folder / gantt))
-    files.append(fab_plots.wip(plan, results, folder / "wip.png"))
-    files.append(fab_plots.utilisation(plan, results, folder / "utilisation.png"))
-    files.append(fab_plots.cycle_times(plan, results, folder / "cycle_times.png"))
-    rows = len(results[0].trace.moved)
-    if name == "run" and (settings.trace or rows <= _ROWS):
+        path = fab_plots.gantt(plan, result, folder / gantt)
+        pictures[path] = f"What the tools did under {result.rule}, in a stretch of replication 0."
+    path = fab_plots.utilisation(plan, results, folder / "utilisation.png")
+    pictures[path] = (
+        "What part of the time the tools of each group process, set up, are down, idle."
+    )
+    path = fab_plots.cycle_times(plan, results, folder / "cycle_times.png")
+    pictures[path] = "How long lots were in the fab: all replications, after the warm-up."
+    path = fab_plots.wip(plan, results, folder / "wip.png")
+    pictures[path] = "Lots in the fab over time, in replication 0."
+    rows = _rows(plan, results, summary)
+    about = f"{_many(settings.replications, 'replication')}, {_span_in_words(days, warmup)}."
+    if len(results) > 1:
+        about += " All have the same random numbers, so differences are far surer than the means."
+    stamp = {key: summary[key] for key in ("command", "seed", "fab_seed")} | provenance.stamp()
+    page = folder / "report.html"
+    files += [*pictures, fab_report.write(page, plan.name, about, rows, pictures, stamp)]
+    moved = len(results[0].trace.moved)
+    if name == "run" and (settings.trace or moved <= _ROWS):
         files.append(_write_trace(plan, results[0].trace, folder / "trace.csv"))
-    _show(console, plan, results, summary)
+    console.print()
+    _print(rows)
     console.print(f"\n{folder}: {', '.join(file.name for file in files)}")
-    if name == "run" and len(files) < 6:
-        console.print(f"--trace writes the {rows} rows of trace.csv as well.")
+    if name == "run" and len(files) < 7:
+        console.print(f"--trace writes the {moved} rows of trace.csv as well.")
 
 
 @contextlib.contextmanager
@@ -432,11 +447,17 @@ def _announce(
     days: float | None,
     warmup: float,
 ) -> None:
-    span = "until all lots have left"
-    if days is not None:
-        span = f"{days:g} days" + (f", the first {warmup:g} as warm-up" if warmup else "")
     under = f"under {rules[0]}" if len(rules) == 1 else f"under {len(rules)} rules"
-    console.print(f"{plan.name} {under}: {_many(settings.replications, 'replication')}, {span}")
+    console.print(
+        f"{plan.name} {under}: {_many(settings.replications, 'replication')}, "
+        f"{_span_in_words(days, warmup)}"
+    )
+
+
+def _span_in_words(days: float | None, warmup: float) -> str:
+    if days is None:
+        return "until all lots have left"
+    return f"{days:g} days" + (f", the first {warmup:g} as warm-up" if warmup else "")
 
 
 class _Progress:
@@ -585,17 +606,15 @@ def _number(x: Any) -> float | None:
     return float(x) if np.isfinite(x) else None
 
 
-def _show(console: Console, plan: Any, results: list[Result], summary: Mapping[str, Any]) -> None:
-    """The figures: a row each for one rule, a block each for several."""
-    console.print()
-    rows = []
+def _rows(plan: Any, results: list[Result], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table of the figures: a row each for one rule, a block each for several."""
+    rows: list[dict[str, Any]] = []
     shown = _shown(plan, results)
     if len(results) == 1:
         for name, label, scale in shown:
             cells = _cells(summary["results"][0]["figures"][name], scale)
             rows.append({"": label, "mean": cells[0], "95 % interval": cells[1]})
-        _print(rows)
-        return
+        return rows
     first = f"minus {results[0].rule}"
     for name, label, scale in shown:
         columns = ("mean", "95 % interval", first, "95 % interval of that")
@@ -607,7 +626,7 @@ def _show(console: Console, plan: Any, results: list[Result], summary: Mapping[s
                 difference = _cells(result["minus_first"][name], scale)
             row = dict(zip(columns, (*cells, *difference), strict=True))
             rows.append({"": f"  {result['rule']}"} | row)
-    _print(rows)
+    return rows
 
 
 def _cells(statistic: dict[str, Any], scale: float) -> tuple[str, str]:

@@ -27,6 +27,9 @@ from rlax_lab.returns import gae
 from rlax_lab.rollout import Trajectory, successor_values
 from rlax_lab.types import Environment, PyTree
 
+# What values of lots, which are in days, are of the order of.
+_DAYS = 10.0
+
 
 @configuration
 class Config:
@@ -107,7 +110,9 @@ def make(env: Environment, env_params: Any, config: Config | None = None) -> Pol
         following = successor_values(policy, params, trajectory, value, last_observation)
         inside = seen.number >= 0
         stays = inside & (after.number == seen.number)
-        discount = jnp.where(stays, (gamma * step.discount)[..., None], 0.0)
+        # Not discounted by time: every lot leaves, so its costs are finite, and a discount would
+        # hurry those about to leave, which pays at once, at the cost of all that come after them.
+        discount = jnp.where(stays, gamma, 0.0)
         ended = jnp.broadcast_to(step.ended[..., None], stays.shape)
         advantage = gae(after.gains, discount, value, following, ended, lambda_)
         advantage = jnp.where(inside, advantage, 0.0)
@@ -157,7 +162,8 @@ class Network(nn.Module):
         over = seen.over[:, None]
         if self.critic == "lots":
             value = self._perceptron("critic", 1, 0.1, lots, width=2 * self.hidden)[..., 0]
-            value = jnp.where(seen.number >= 0, value, 0.0)
+            # Lots cost about as many days as they stay.
+            value = jnp.where(seen.number >= 0, _DAYS * value, 0.0)
         elif self.critic == "independent":
             over = jnp.broadcast_to(over[:, None], (batch, self.groups, 1))
             own = jnp.concatenate([own, over], axis=-1)

@@ -1,5 +1,6 @@
 """The command line of the fabs: every command on small fabs, and what it answers to bad input."""
 
+import base64
 import csv
 import itertools
 import json
@@ -8,7 +9,9 @@ import shlex
 import subprocess
 import sys
 from collections import defaultdict
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -262,7 +265,7 @@ def test_rules_are_split_outside_brackets():
 
 def test_run_writes_everything(ran):
     folder, words = ran
-    names = {"summary.json", "trace.csv", *PICTURES}
+    names = {"summary.json", "trace.csv", "report.html", *PICTURES}
     assert {path.name for path in folder.iterdir()} == names
     for name in PICTURES:
         pixels = image.imread(folder / name)
@@ -488,10 +491,43 @@ def test_compare(capsys):
     assert second["minus_first"]["cycle_time"]["mean"] != 0
     assert out.count("\n  FIFO ") == out.count("\n  ATCS(4.5,0.01)@0.625 ")
     assert "minus FIFO" in out
-    names = {"gantt-1.png", "gantt-2.png", *PICTURES[1:], "summary.json"}
-    assert {path.name for path in Path("out").iterdir()} == names
-    for name in names - {"summary.json"}:
+    pictures = {"gantt-1.png", "gantt-2.png", *PICTURES[1:]}
+    names = {path.name for path in Path("out").iterdir()}
+    assert names == {*pictures, "summary.json", "report.html"}
+    for name in pictures:
         assert image.imread(Path("out") / name).std() > 0.02
+    page = Page()
+    page.feed(Path("out/report.html").read_text())
+    assert page.open == []
+    assert "minus FIFO" in page.text
+    # Everything is inside, pixel by pixel, and nothing is fetched.
+    assert {base64.b64decode(data) for data in page.pictures} == {
+        (Path("out") / name).read_bytes() for name in pictures
+    }
+    assert page.others == []
+
+
+class Page(HTMLParser):
+    """A page's text, pictures, other addresses, and what it never closes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.open, self.pictures, self.others = "", [], [], []
+
+    def handle_starttag(self, tag: str, attributes: Any) -> None:
+        if tag not in {"meta", "img", "br"}:
+            self.open.append(tag)
+        for name, value in attributes:
+            if name == "src" and value.startswith("data:image/png;base64,"):
+                self.pictures.append(value.partition(",")[2])
+            elif name in {"src", "href"} or tag in {"link", "script"}:
+                self.others.append(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
 
 # Bad input.

@@ -178,7 +178,7 @@ def test_lots_gain_what_the_fab_does(releases: str) -> None:
         description |= {"slots": 60, "products": {"a": product}}
     fab = env.FabEnv(describe.Plan(description), days=20, warmup=1)
     lots, *_ = np.asarray(fab.default_params.reference)
-    each = float(lots * fab.default_params.scale / fab.default_params.discount_time)
+    each = float(lots * fab.default_params.scale / fab.default_params.day)
 
     @jax.jit
     def sums(params: env.EnvParams) -> Any:

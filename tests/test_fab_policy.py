@@ -152,7 +152,7 @@ def test_credit_follows_every_lot() -> None:
             for t in reversed(range(steps)):
                 after, inside = step.next_observation, seen.number[t, fab, lot] >= 0
                 stays = after.number[t, fab, lot] == seen.number[t, fab, lot]
-                discount = 0.99 * float(step.discount[t, fab]) if stays else 0.0
+                discount = 0.99 if stays else 0.0
                 error = float(after.gains[t, fab, lot]) - float(value[t, fab, lot])
                 error += discount * float(final[t, fab, lot])
                 cut = step.ended[t, fab] or t == steps - 1

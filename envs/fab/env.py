@@ -52,9 +52,8 @@ class Observation:
       number: ``[N]`` int32, which lot is in the slot, in the order of releases; -1 where none is in
         the fab.
       gains: ``[N]`` float32, what the lot that was in the slot before the last step added to its
-        reward: its time in the fab, in which throughput is counted, and its time overdue. Times
-        the mean number of lots over `discount_time`, so that the discounted sum of a lot's gains
-        is of order 1. Energy and utilisation are nobody's.
+        reward: its time in the fab, in which throughput is counted, and its time overdue, in
+        days with the objectives' weights. Energy and utilisation are nobody's.
     """
 
     lots: jax.Array
@@ -461,7 +460,7 @@ def _gains(params: EnvParams, lots: Any, start: jax.Array, end: jax.Array) -> ja
     # leaving says the same with far more noise.
     cost = (params.weights[0] + params.weights[2]) * stay
     cost += params.weights[1] * late / params.reference[1]
-    return jnp.where(lots.ready < NEVER, -cost / params.discount_time, 0.0)
+    return jnp.where(lots.ready < NEVER, -cost / params.day, 0.0)
 
 
 def episode_return(
