@@ -22,9 +22,15 @@ class Config(fab_policy.Config, ppo.Hyperparameters):
         1.0, "discount per step, beside that of the time which it took", low=0, high=1
     )
     value_updates: int = setting(
-        20, "updates at the start that train the value alone: a rule beats a guess", low=0
+        30, "updates at the start that train the value alone: a rule beats a guess", low=0
     )
-    gae_lambda: float = setting(0.985, "decay of GAE's trace per step", low=0, high=1)
+    gae_lambda: float = setting(
+        0.997,
+        "decay of GAE's trace per step; a short one is blind to what queues do",
+        low=0,
+        high=1,
+    )
+    value_coef: float = setting(0.1, "weight of the value loss; values are in days", low=0)
     scale_rewards: bool = setting(
         True, "divide rewards by the running deviation of the discounted return"
     )
