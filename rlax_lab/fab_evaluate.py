@@ -327,7 +327,8 @@ def draw(found: dict[str, dict[str, np.ndarray]], summary: dict[str, Any], out: 
     left.axvline(0, **plots.THRESHOLD)
     left.set_xlabel("objective: policy minus rule, same draws")
     left.set_ylabel("part of the fabs, %")
-    both = [best["weighted_tardiness"], *(found[n]["weighted_tardiness"] for n in found)]
+    shown = [best, *(found[name] for name in summary["policies"])]
+    both = [figures["weighted_tardiness"] for figures in shown]
     ends = np.maximum([np.min(both), np.max(both)], 1e-2)
     right.plot(ends, ends, **plots.THRESHOLD)
     right.set_xscale("log")

@@ -29,7 +29,9 @@ class Config(mappo.Config):
 
     rule: str = setting("setup > WMOD", "the dispatching rule that the policy starts from")
     days: float = setting(120.0, "simulated days of an episode of training", above=0)
-    eval_days: float = setting(20.0, "of an episode of evaluation", above=0)
+    eval_days: float = setting(
+        20.0, "of an episode of evaluation, which like all begins as the rule left the fab", above=0
+    )
     warmup: float | None = setting(
         None,
         "days under the rule before every episode; none: three times the work of the longest route",
