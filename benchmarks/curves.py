@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import profiles
 from rlax_lab.cli import ALGORITHMS, use_all_cores
 from rlax_lab.cli import main as rlax_lab
 from rlax_lab.config import check, from_json, to_json
@@ -35,6 +38,8 @@ HERE = Path(__file__).parent
 SUITE = HERE / "curves.toml"
 RESULTS = HERE / "results"
 TABLE = HERE.parent / "RESULTS.md"
+# The group whose tasks are also shown together.
+TOGETHER = "classic"
 # What is said of two intervals that are not apart.
 OVERLAP = "intervals overlap"
 
@@ -267,6 +272,10 @@ def pictures(suite: Suite, names: Iterable[str], results: Path = RESULTS) -> Non
     """Draws the curve of every experiment in these groups, and the curves of an ablation in one."""
     for name in names:
         group = suite.groups[name]
+        if name == TOGETHER:
+            sets = profiles.collect(last_returns(suite, group, results))
+            if all(sets.values()):
+                profiles.draw(sets, results / "profiles.png")
         if group.baseline is None:
             for member in group.experiments:
                 if curve := curve_of(suite.experiments[member], results):
@@ -304,6 +313,8 @@ def report(suite: Suite, results: Path = RESULTS) -> str:
     for group in suite.groups.values():
         section = _comparison if group.baseline is None else _ablation
         parts += [f"## {group.title}", group.about, *section(suite, group, results)]
+        if group.name == TOGETHER:
+            parts += _together(last_returns(suite, group, results))
     parts += _asynchrony(results)
     return "\n\n".join(parts) + "\n"
 
@@ -378,6 +389,38 @@ def _ablation(suite: Suite, group: Group, results: Path) -> list[str]:
         _markdown((*head, "published", "verdict"), lines),
         *(["\n".join(notes)] if notes else []),
     ]
+
+
+def last_returns(
+    suite: Suite, group: Group, results: Path = RESULTS
+) -> dict[tuple[str, str], list[float]]:
+    """Every seed's last return by learner and task, of the first experiment with a result."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for experiment in (suite.experiments[name] for name in group.experiments):
+        if result := result_of(experiment, results):
+            task = experiment.algo, experiment.env
+            found.setdefault(task, result["final_return"]["per_seed"])
+    return found
+
+
+def _together(returns: dict[tuple[str, str], list[float]]) -> list[str]:
+    """The learners' scores over all tasks of a group."""
+    parts = []
+    head = "learner", "IQM", "median", "optimality gap", "better than the first"
+    for title, learners in profiles.collect(returns).items():
+        if learners:
+            parts += [f"On {title}:", _markdown(head, profiles.rows(learners))]
+    picture = "![Performance profiles](benchmarks/results/profiles.png)"
+    return ["### All tasks together", ALL_TASKS, picture, *parts] if parts else []
+
+
+ALL_TASKS = """\
+A score is 0 at the mean return of random actions and 1 at the best run that the SB3 zoo published
+for the task, whichever its learner and budget. Each learner's budgets are those of the first row of
+each task above, and differ between learners: this says how good and how sure the settings of the
+suite are, not which learner is the fastest. In brackets are 95 % intervals of a bootstrap that
+resamples the seeds of each task (Agarwal et al. 2021); the last column is the probability that a
+run of the learner scores above one of the first on the same task."""
 
 
 def _asynchrony(results: Path) -> list[str]:
