@@ -144,46 +144,44 @@ def _prepare(folder: Path, record: dict[str, Any]) -> None:
 def simulate(
     settings: Settings, contenders: dict[str, Any], parts: Path, console: Console
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Of every contender the figures ``[configs]``, saved part by part in the folder `parts`."""
+    """Of every contender the figures ``[configs]``, saved piece by piece in the folder `parts`."""
     parts.mkdir(parents=True, exist_ok=True)
     family = ours("fab.generator").FAMILIES[settings.family]
     programs = {name: _program(make) for name, make in contenders.items()}
+    found: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in contenders}
+    blocks = [
+        range(first, min(first + settings.at_once, settings.configs))
+        for first in range(0, settings.configs, settings.at_once)
+    ]
     template: Any = None
-    began, done, found = time.monotonic(), 0, []
-    for first in range(0, settings.configs, settings.at_once):
-        seeds = range(
-            settings.seed + first,
-            settings.seed + min(first + settings.at_once, settings.configs),
-        )
-        path = parts / f"{first:06}.npz"
-        if path.is_file():
-            found.append(dict(np.load(path)))
-            continue
-        plans = [
-            ours("fab.generator").make(family, seed, held_out=settings.held_out) for seed in seeds
-        ]
-        params, template = _stack(plans, settings, template)
-        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        part: dict[str, Any] = {}
-        for name, program in programs.items():
-            figures = jax.device_get(program(params, keys))
-            if figures.pop("late").any():
-                raise InputError(f"under '{name}', a fab of the family overflows its slots.")
-            part |= {f"{name}/{figure}": x for figure, x in figures.items()}
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **part)
-        partial.replace(path)
-        found.append(part)
-        done += len(seeds)
-        left = settings.configs - first - len(seeds)
-        pace = (time.monotonic() - began) / done
-        console.print(f"{first + len(seeds)}/{settings.configs} fabs, {duration(pace * left)} left")
+    began, done, left = time.monotonic(), 0, settings.configs * len(contenders)
+    for block in blocks:
+        paths = [parts / f"{block[0]:06}-{i:03}.npz" for i in range(len(contenders))]
+        seeds = [settings.seed + i for i in block]
+        if not all(path.is_file() for path in paths):
+            make = ours("fab.generator").make
+            plans = [make(family, seed, held_out=settings.held_out) for seed in seeds]
+            params, template = _stack(plans, settings, template)
+            keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+        for (name, program), path in zip(programs.items(), paths, strict=True):
+            left -= len(block)
+            if not path.is_file():
+                figures = jax.device_get(program(params, keys))
+                if figures.pop("late").any():
+                    raise InputError(f"under '{name}', a fab of the family overflows its slots.")
+                partial = path.with_suffix(".partial.npz")
+                np.savez(partial, **figures)
+                partial.replace(path)
+                done += len(block)
+                pace = (time.monotonic() - began) / done
+                console.print(
+                    f"fabs {block[0] + 1} to {block[-1] + 1} under {name}: "
+                    f"objective {figures['objective'].mean():.4f}, {duration(pace * left)} left"
+                )
+            found[name].append(dict(np.load(path)))
     return {
-        name: {
-            figure: np.concatenate([part[f"{name}/{figure}"] for part in found])
-            for figure, *_ in FIGURES
-        }
-        for name in contenders
+        name: {figure: np.concatenate([part[figure] for part in each]) for figure, *_ in FIGURES}
+        for name, each in found.items()
     }
 
 
