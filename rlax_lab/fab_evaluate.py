@@ -48,7 +48,7 @@ class Settings:
 
     family: str = setting("fab-20x300", "of random fabs")
     rules: str = setting(
-        "setup > FIFO, setup > EDD, setup > CR, setup > WSPT, ATCS(2, 0.1)",
+        "setup > FIFO, setup > EDD, setup > CR, setup > WSPT, ATCS(64, 0.01)",
         "rules with commas between; the first is what targets are measured against",
     )
     configs: int = setting(100, "fabs, each simulated once under each", low=2)

@@ -20,14 +20,14 @@ from rlax_lab.randomize import Randomized
 
 ALGO = "mappo"
 # What a policy is held against while it trains, beside the rule that it starts from.
-RULES = ("setup > FIFO", "setup > EDD", "setup > WSPT", "setup > WMOD", "ATCS(2, 0.1)")
+RULES = ("setup > FIFO", "setup > EDD", "setup > WSPT", "ATCS(64, 0.01)")
 
 
 @configuration
 class Config(mappo.Config):
     """Configuration of a training run: the fabs, the policy, the learner."""
 
-    rule: str = setting("setup > WMOD", "the dispatching rule that the policy starts from")
+    rule: str = setting("ATCS(64, 0.01)", "the dispatching rule that the policy starts from")
     days: float = setting(120.0, "simulated days of an episode of training", above=0)
     eval_days: float = setting(
         20.0, "of an episode of evaluation, which like all begins as the rule left the fab", above=0
