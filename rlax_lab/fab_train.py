@@ -217,8 +217,11 @@ def _best_return(env: Any, params: Any, config: Config, replications: int = 64) 
         ended = simulate.run(own.instance, rule, start._replace(window=window), True)
         return jnp.mean(jax.vmap(ours("fab.env").episode_return)(own, ended, start))
 
-    names = dict.fromkeys((config.rule, *RULES))
-    return max(float(jax.jit(functools.partial(play, parse(name)))(own, start)) for name in names)
+    returns = []
+    for name in dict.fromkeys((config.rule, *RULES)):
+        returns.append(float(jax.jit(functools.partial(play, parse(name)))(own, start)))
+        print(f"return under {name}: {returns[-1]:.2f}", flush=True)
+    return max(returns)
 
 
 def _stack(params: list[Any]) -> Any:
