@@ -15,7 +15,10 @@ from rlax_lab.errors import InputError
 
 SUITE = curves.load()
 # Result files of other benchmarks.
-OTHERS = {"asynchrony", "demo", "fab4r", "fab_latency", "fab_speed", "sweep", "throughput"}
+OTHERS = {
+    *("asynchrony", "demo", "fab4r", "fab_latency", "fab_open", "fab_speed", "sweep"),
+    "throughput",
+}
 
 TINY = """
 [sources]
