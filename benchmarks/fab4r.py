@@ -20,6 +20,7 @@ import numpy as np
 from scipy import stats
 
 from rlax_lab import cli, provenance
+from rlax_lab.checkpoint import write_json
 
 cli.use_all_cores()
 from envs.fab import figures, library, rules, simulate  # noqa: E402
@@ -115,8 +116,7 @@ def main() -> None:
         "rows": rows,
     }
     asked.out.mkdir(parents=True, exist_ok=True)
-    out = asked.out / "fab4r.json"
-    out.write_text(json.dumps(result | provenance.stamp(), indent=2) + "\n")
+    write_json(asked.out / "fab4r.json", result | provenance.stamp())
 
 
 if __name__ == "__main__":

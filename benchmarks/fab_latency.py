@@ -8,7 +8,6 @@ policy, as the time does not depend on them. Writes a stamped ``fab_latency.json
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import jax
 import numpy as np
 
 from rlax_lab import fab_policy, provenance
+from rlax_lab.checkpoint import write_json
 from rlax_lab.cli import ours
 
 FABS = ("seed-10x50", "fab-20x300", "fab-20x300-conwip")
@@ -69,8 +69,7 @@ def main() -> None:
         "fabs": found,
     }
     asked.out.mkdir(parents=True, exist_ok=True)
-    path = asked.out / "fab_latency.json"
-    path.write_text(json.dumps(result | provenance.stamp(), indent=2) + "\n")
+    write_json(asked.out / "fab_latency.json", result | provenance.stamp())
 
 
 if __name__ == "__main__":

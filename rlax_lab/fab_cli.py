@@ -391,7 +391,8 @@ def _conduct(
     from rlax_lab import fab_plots, fab_report, provenance  # matplotlib is slow to import
 
     files = [folder / "summary.json"]
-    write_json(files[0], summary | provenance.stamp())
+    stamp = provenance.stamp()
+    write_json(files[0], summary | stamp)
     pictures = {}
     for number, result in enumerate(results, start=1):
         gantt = "gantt.png" if name == "run" else f"gantt-{number}.png"
@@ -409,16 +410,17 @@ def _conduct(
     about = f"{_many(settings.replications, 'replication')}, {_span_in_words(days, warmup)}."
     if len(results) > 1:
         about += " All have the same random numbers, so differences are far surer than the means."
-    stamp = {key: summary[key] for key in ("command", "seed", "fab_seed")} | provenance.stamp()
+    facts = {key: summary[key] for key in ("command", "seed", "fab_seed")} | stamp
     page = folder / "report.html"
-    files += [*pictures, fab_report.write(page, plan.name, about, rows, pictures, stamp)]
+    files += [*pictures, fab_report.write(page, plan.name, about, rows, pictures, facts)]
     moved = len(results[0].trace.moved)
-    if name == "run" and (settings.trace or moved <= _ROWS):
+    traced = settings.trace or moved <= _ROWS
+    if name == "run" and traced:
         files.append(_write_trace(plan, results[0].trace, folder / "trace.csv"))
     console.print()
     _print(rows)
     console.print(f"\n{folder}: {', '.join(file.name for file in files)}")
-    if name == "run" and len(files) < 7:
+    if name == "run" and not traced:
         console.print(f"--trace writes the {moved} rows of trace.csv as well.")
 
 
