@@ -32,6 +32,7 @@ COMMANDS = {
     "compare": "simulate a fab under several rules and the same random numbers",
     "evaluate": "simulate policies and rules on many fabs of a family",
     "train": "train a dispatching policy by multi-agent PPO",
+    "evolve": "train one by evolution strategies",
     "value": "say what a policy is worth a year",
 }
 INSTANCE = "a ready-made fab, a .toml or .json file, fab4r:FILE, or job-shop:NAME or FILE"
@@ -88,6 +89,7 @@ def command(words: list[str]) -> int:
         "compare": _compare,
         "evaluate": _evaluate,
         "train": _train,
+        "evolve": _evolve,
         "value": _value,
     }
     return run[name](words[1:]) or 0
@@ -246,6 +248,12 @@ def _train(words: list[str]) -> int:
     from rlax_lab import fab_train
 
     return fab_train.command(words)
+
+
+def _evolve(words: list[str]) -> int:
+    from rlax_lab import fab_train
+
+    return fab_train.command(words, fab_train.EVOLUTION)
 
 
 @configs.configuration

@@ -1,8 +1,8 @@
 """Dispatching by many agents, one per tool group, for `envs.fab.env.FabEnv` and `ppo.make`.
 
-Actors score the lots that wait at their groups, however many there are. What they add to is the
-choice of a dispatching rule, so an untrained policy dispatches as the rule does and learning starts
-from there.
+Actors score the lots that wait at their groups, however many there are. What they add to is how a
+dispatching rule ranks them, so an untrained policy dispatches as the rule does, tries what the rule
+finds nearly as good, and learning starts from there.
 
 What a fab costs is a sum over its lots, and so is its value: the critic gives that of every lot in
 the fab. A decision is judged by what became of the lots that were at its group, each followed on
@@ -35,27 +35,31 @@ _DAYS = 10.0
 class Config:
     """Configuration of the policy's network."""
 
-    hidden: int = setting(32, "units of each of two hidden layers; the critic has twice", low=1)
+    hidden: int = setting(32, "units of each of two hidden layers; a critic has twice", low=1)
     prior: float = setting(
-        2.0, "log-odds that an untrained policy gives the rule's lot over any other", low=0
+        6.0,
+        "by how much log-odds of an untrained policy fall as the rule's preference for a lot does",
+        low=0,
     )
     actors: str = setting(
         "shared", "one set of weights for all groups, or one each", choices=("shared", "separate")
     )
-    critic: str = setting(
-        "lots",
-        "a value of each lot, one of the whole fab, or one of what each group sees",
-        choices=("lots", "central", "independent"),
-    )
 
 
-def make(env: Environment, env_params: Any, config: Config | None = None) -> Policy:
+CRITICS = ("lots", "central", "independent")
+
+
+def make(
+    env: Environment, env_params: Any, config: Config | None = None, critic: str | None = None
+) -> Policy:
     """The policy of the groups of a fab: an agent each.
 
     Args:
-      env, env_params: a `FabEnv` and its parameters; with shared actors, and a critic of either
-        kind, the weights also fit other fabs.
+      env, env_params: a `FabEnv` and its parameters; with shared actors, and a critic of any kind,
+        the weights also fit other fabs.
       config: of the network.
+      critic: one of `CRITICS`: a value of each lot, one of the whole fab, or one of what each group
+        sees; None for none, whose values are 0.
 
     Raises:
       InputError: on a configuration that cannot work.
@@ -65,7 +69,9 @@ def make(env: Environment, env_params: Any, config: Config | None = None) -> Pol
     groups = len(jax.tree.leaves(env.action_space(env_params).spaces))
     lots = int(env.observation_space(env_params).spaces["group"].shape[0])
     fields = [field.name for field in dataclasses.fields(Config)]
-    network = Network(**{name: getattr(config, name) for name in fields}, groups=groups)
+    network = Network(
+        **{name: getattr(config, name) for name in fields}, critic=critic, groups=groups
+    )
 
     def init(key: jax.Array) -> Params:
         shapes = jax.eval_shape(env.reset_env, key, env_params)[0]
@@ -130,7 +136,7 @@ def make(env: Environment, env_params: Any, config: Config | None = None) -> Pol
         value,
         lambda params, _: params,
         acts,
-        credit if config.critic == "lots" else None,
+        credit if critic == "lots" else None,
     )
     return policy
 
@@ -141,7 +147,7 @@ class Network(nn.Module):
     hidden: int
     prior: float
     actors: str
-    critic: str
+    critic: str | None
     groups: int
 
     @nn.compact
@@ -151,17 +157,17 @@ class Network(nn.Module):
         fab = jnp.broadcast_to(seen.fab[:, None], (batch, self.groups, seen.fab.shape[-1]))
         # What an agent sees: its group, the lots there on average, and the fab.
         own = jnp.concatenate([seen.groups, waiting, fab], axis=-1)
-        beside = _of_group(own, seen.group)
-        preferred = seen.preferred[..., None].astype(jnp.float32)
-        lots = jnp.concatenate([preferred, seen.lots, beside], axis=-1)
+        preference = seen.preference[..., None]
+        lots = jnp.concatenate([preference / 5, seen.lots], axis=-1)
         # An index, as rules are, and what a network adds to it.
-        about_lots = 1 + seen.lots.shape[-1]
-        index = self.param("index", lambda _: jnp.zeros(about_lots).at[0].set(self.prior))
-        scores = lots[..., :about_lots] @ index
-        scores = scores + self._perceptron("actor", 1, 0.01, lots, seen.group)[..., 0]
+        index = self.param("index", nn.initializers.zeros_init(), (lots.shape[-1],))
+        scores = lots @ index + self.prior * seen.preference
+        scores = scores + self._of_lots("actor", 0.01, lots, own, seen.group, self.hidden)
         over = seen.over[:, None]
-        if self.critic == "lots":
-            value = self._perceptron("critic", 1, 0.1, lots, width=2 * self.hidden)[..., 0]
+        if self.critic is None:
+            value = jnp.zeros((batch, self.groups))
+        elif self.critic == "lots":
+            value = self._of_lots("critic", 0.1, lots, own, seen.group, 2 * self.hidden)
             # Lots cost about as many days as they stay.
             value = jnp.where(seen.number >= 0, _DAYS * value, 0.0)
         elif self.critic == "independent":
@@ -178,34 +184,52 @@ class Network(nn.Module):
             value = jnp.broadcast_to(value, (batch, self.groups))
         return scores, value
 
-    def _perceptron(
-        self,
-        name: str,
-        size: int,
-        gain: float,
-        x: jax.Array,
-        group: jax.Array | None = None,
-        width: int | None = None,
+    def _of_lots(
+        self, name: str, gain: float, lots: jax.Array, own: jax.Array, group: jax.Array, width: int
     ) -> jax.Array:
-        """Two hidden layers; for lots of a `group` that group's own, where actors are separate."""
-        width = width or self.hidden
-        sizes = (width, width, size)
-        separate = group is not None and self.actors == "separate"
-        for layer, units in enumerate(sizes):
+        """``[B, N]`` of lots ``[B, N, F]`` and what their groups see ``[B, G, K]``; actors that are
+        separate have weights for each group."""
+        separate = name == "actor" and self.actors == "separate"
+        lead = (self.groups,) if separate else ()
+
+        def weights(layer: int, shape: tuple[int, int], gain: float) -> tuple[jax.Array, jax.Array]:
+            draw = networks.orthogonal(gain)
+
+            def each(key: jax.Array) -> jax.Array:
+                if not separate:
+                    return draw(key, shape)
+                return jax.vmap(lambda k: draw(k, shape))(jax.random.split(key, self.groups))
+
+            bias = nn.initializers.zeros_init()
+            matrix = self.param(f"{name}_{layer}", each)
+            return matrix, self.param(f"{name}_bias_{layer}", bias, (*lead, shape[1]))
+
+        def dense(x: jax.Array, matrix: jax.Array) -> jax.Array:
+            return _by_its_group(x, group, matrix) if separate else x @ matrix
+
+        features = lots.shape[-1]
+        matrix, bias = weights(0, (features + own.shape[-1], width), 2**0.5)
+        # What is the same for all lots of a group is worked out once for it.
+        of_group = jnp.einsum(
+            "bgf,gfk->bgk" if separate else "bgf,fk->bgk", own, matrix[..., features:, :]
+        )
+        x = dense(lots, matrix[..., :features, :]) + _of_group(
+            of_group + jnp.broadcast_to(bias, of_group.shape), group
+        )
+        x = jnp.tanh(x)
+        for layer, units, scale in ((1, width, 2**0.5), (2, 1, gain)):
+            matrix, bias = weights(layer, (width, units), scale)
+            of_group = jnp.broadcast_to(bias, (*own.shape[:-1], units))
+            x = dense(x, matrix) + _of_group(of_group, group)
+            x = jnp.tanh(x) if layer == 1 else x
+        return x[..., 0]
+
+    def _perceptron(self, name: str, size: int, gain: float, x: jax.Array) -> jax.Array:
+        """Two hidden layers."""
+        for layer, units in enumerate((self.hidden, self.hidden, size)):
             scale = gain if layer == 2 else 2**0.5
-            init = networks.orthogonal(scale)
             shape = (x.shape[-1], units)
-            if separate:
-                assert group is not None
-                sets = self.param(
-                    f"{name}_{layer}",
-                    lambda key, shape=shape, init=init: jax.vmap(lambda k: init(k, shape))(
-                        jax.random.split(key, self.groups)
-                    ),
-                )
-                x = _by_its_group(x, group, sets)
-            else:
-                x = x @ self.param(f"{name}_{layer}", init, shape)
+            x = x @ self.param(f"{name}_{layer}", networks.orthogonal(scale), shape)
             bias = self.param(f"{name}_bias_{layer}", nn.initializers.zeros_init(), (units,))
             x = x + jnp.broadcast_to(bias, x.shape)
             if layer < 2:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlax_lab import cli, fab_policy, mappo, runs, shards
+from rlax_lab import cli, evolution, fab_policy, mappo, runs, shards
 from rlax_lab import config as configs
 from rlax_lab.cli import ours
 from rlax_lab.config import configuration, setting
@@ -17,15 +17,16 @@ from rlax_lab.errors import InputError
 from rlax_lab.fab_cli import load_fab, new_folder
 from rlax_lab.model import Params
 from rlax_lab.randomize import Randomized
+from rlax_lab.types import Learner
 
-ALGO = "mappo"
+PPO, EVOLUTION = "mappo", "evolution"
 # What a policy is held against while it trains, beside the rule that it starts from.
 RULES = ("setup > FIFO", "setup > EDD", "setup > WSPT", "ATCS(64, 0.01)")
 
 
 @configuration
-class Config(mappo.Config):
-    """Configuration of a training run: the fabs, the policy, the learner."""
+class Fabs:
+    """What a policy is trained on."""
 
     rule: str = setting("ATCS(64, 0.01)", "the dispatching rule that the policy starts from")
     days: float = setting(120.0, "simulated days of an episode of training", above=0)
@@ -48,6 +49,28 @@ class Config(mappo.Config):
 
 
 @configuration
+class Config(Fabs, mappo.Config):
+    """Configuration of a training run by multi-agent PPO: the fabs, the policy, the learner."""
+
+
+@configuration
+class Evolution(Fabs, fab_policy.Config, evolution.Hyperparameters):
+    """Configuration of a training run by evolution strategies."""
+
+    hidden: int = setting(8, "units of each of two hidden layers", low=1)
+    prior: float = setting(
+        1.0, "by how much the score of a lot falls as the rule's preference for it does", low=0
+    )
+    days: float = setting(
+        40.0, "simulated days of a play, after which the next one goes on", above=0
+    )
+    settle: float = setting(10.0, "of them, until what a mutant does is counted", low=0)
+
+
+CONFIGS: dict[str, Any] = {PPO: Config, EVOLUTION: Evolution}
+
+
+@configuration
 class Settings(runs.Settings):
     """How a run is conducted."""
 
@@ -57,20 +80,24 @@ class Settings(runs.Settings):
     eval_episodes: int = setting(16, "episodes per seed in every evaluation", low=1)
 
 
-def command(words: list[str]) -> int:
-    """``fab train``; returns the exit code.
+def command(words: list[str], algo: str = PPO) -> int:
+    """``fab train`` and ``fab evolve``; returns the exit code.
 
     Raises:
       InputError: on bad input.
     """
+    verb, learner = {
+        PPO: ("train", "multi-agent PPO"),
+        EVOLUTION: ("evolve", "evolution strategies"),
+    }[algo]
     parser = cli._Parser(
-        prog="rlax-lab fab train",
-        description="Trains a dispatching policy by multi-agent PPO, one agent per tool group.",
+        prog=f"rlax-lab fab {verb}",
+        description=f"Trains a dispatching policy by {learner}, one agent per tool group.",
     )
     parser.add_argument("instance", nargs="?", help="a ready-made fab, a file or a family's name")
     cli._add_folder(parser)
     cli._add_settings(parser.add_argument_group("the run"), Settings)
-    cli._add_settings(parser.add_argument_group("configuration"), Config)
+    cli._add_settings(parser.add_argument_group("configuration"), CONFIGS[algo])
     parsed = parser.parse(words)
     given = cli._given(parsed)
     given["env"] = given.pop("instance")
@@ -79,20 +106,19 @@ def command(words: list[str]) -> int:
         raise InputError("the fab is missing: a ready-made one, a file or a family's name.")
     cli.use_all_cores()
     settings = cli._build_settings(Settings, given)
-    config = cli._build(Config, given)
+    config = cli._build(CONFIGS[algo], given)
     cli._use_compilation_cache()
     made = task(given["env"], config, given.get("threshold"), settings.parts)
-    folder = parsed.out or new_folder(ALGO, given["env"])
+    folder = parsed.out or new_folder(algo, given["env"])
     return cli._run(made, settings, folder, parsed.resume)
 
 
-def task(
-    instance: str, config: Config, threshold: float | None = None, parts: int = 1
-) -> runs.Task:
+def task(instance: str, config: Any, threshold: float | None = None, parts: int = 1) -> runs.Task:
     """What a run trains.
 
     Args:
       instance: the fab's name.
+      config: a `Config` or an `Evolution`.
       threshold: of the returns; by default the best rule's, which takes a simulation of each.
       parts: that the environments of a seed are in (`shards.spread`).
 
@@ -102,7 +128,7 @@ def task(
     if config.fabs > 1 and instance not in ours("fab.generator").FAMILIES:
         raise InputError(f"fabs is {config.fabs}, but '{instance}' is one fab, not a family.")
     plans = [load_fab(instance, config.fab_seed + i) for i in range(config.fabs)]
-    env: Any = environment(plans[0], config)
+    env = fab = environment(plans[0], config)
     try:
         params = _stack([_params(plan, config) for plan in plans])
     except ValueError as error:
@@ -110,17 +136,76 @@ def task(
     shorter = params.warmup + jnp.round(config.eval_days * params.day).astype(jnp.int32)
     eval_params = params.replace(horizon=shorter)
     best = _best_return(env, eval_params, config) if threshold is None else threshold
+    evolves = isinstance(config, Evolution)
+    all_fabs = params
     if config.fabs > 1:
         env = Randomized(env, params)
     else:
         params, eval_params = jax.tree.map(lambda x: x[0], (params, eval_params))
-    learner = shards.spread(lambda config: mappo.make(env, config, params), config, parts)
-    return runs.Task(ALGO, instance, env, eval_params, best, config, learner)
+
+    def make(config: Any) -> Learner:
+        if evolves:
+            return _evolution(fab, all_fabs, config)
+        return mappo.make(env, config, params)
+
+    learner = shards.spread(make, config, parts)
+    algo = EVOLUTION if evolves else PPO
+    return runs.Task(algo, instance, env, eval_params, best, config, learner)
+
+
+def _evolution(env: Any, params: Any, config: Evolution) -> Learner:
+    """Evolution strategies on fabs ``[K]``: plays are of `config.days`, each of one of them.
+
+    Raises:
+      InputError: on a configuration that cannot work.
+    """
+    if config.settle >= config.days:
+        raise InputError(f"settle is {config.settle}, but must be less than days, {config.days}.")
+    one = jax.tree.map(lambda x: x[0], params)
+    pi = fab_policy.make(env, one, config)
+    dynamics, figures, of_fab = (ours(f"fab.{x}") for x in ("dynamics", "figures", "env"))
+    longest = ours("fab.instance").LONGEST_RUN
+
+    def start(key: jax.Array) -> Any:
+        which, key = jax.random.split(key)
+        number = jax.random.randint(which, (), 0, len(params.horizon))
+        own = jax.tree.map(lambda x: x[number], params)
+        fab = env.warm(key, own)
+        return own, fab, fab
+
+    def play(network: Any, place: Any) -> tuple[Any, jax.Array]:
+        own, fab, origin = place
+        act = functools.partial(pi.act, Params(network, None))
+        rule = env.deciding(own.replace(horizon=jnp.int32(longest)), act)
+        ticks = lambda days: jnp.round(days * own.day).astype(jnp.int32)  # noqa: E731
+
+        def until(fab: Any, end: jax.Array) -> Any:
+            return jax.lax.while_loop(
+                lambda fab: ~dynamics.finished(own.instance, fab),
+                lambda fab: dynamics.step(own.instance, rule, fab)[0],
+                fab._replace(window=figures.Window(jnp.int32(0), end)),
+            )
+
+        began = fab.window.end
+        fab = fab._replace(figures=figures.Figures.zeros(own.instance))
+        settled = until(fab, began + ticks(config.settle))
+        ended = until(settled, began + ticks(config.days))
+        gained = of_fab.episode_return(own, ended, settled)
+        # One that got more lots than it has slots for, or is about to run out of ticks, goes on
+        # where it began.
+        spent = ended.late | (ended.window.end > longest - ticks(config.days))
+        return (
+            own,
+            jax.tree.map(lambda x, y: jnp.where(spent, x, y), origin, ended),
+            origin,
+        ), gained
+
+    return evolution.make(pi, start, play, config)
 
 
 def decider(folder: Path, plan: Any, seed: int = 0) -> Any:
     """A trained policy as a rule of a fab, greedy; see `policy`."""
-    env_params = _params(plan, configs.from_json(Config, read_record(folder)["config"]))
+    env_params = _params(plan, read_config(read_record(folder)))
     return policy(folder, plan, seed)(env_params)
 
 
@@ -136,12 +221,12 @@ def policy(folder: Path, plan: Any, seed: int = 0) -> Callable[[Any], Any]:
       InputError: where there is no such run, or it does not fit the fab.
     """
     record = read_record(folder)
-    config = configs.from_json(Config, record["config"])
+    config = read_config(record)
     if seed >= record["seeds"]:
         raise InputError(f"seed is {seed}, but {folder} has {record['seeds']} seeds.")
     params = Params(jax.tree.map(lambda x: x[seed], runs.load_network(folder)), None)
     env, env_params = environment(plan, config), _params(plan, config)
-    pi = fab_policy.make(env, env_params, config)
+    pi = fab_policy.make(env, env_params, config, getattr(config, "critic", None))
     wanted = jax.eval_shape(pi.init, jax.random.key(0))
     if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, wanted):
         trained, here = _groups(params), plan.instance.num_groups
@@ -167,12 +252,19 @@ def read_record(folder: Path) -> dict[str, Any]:
       InputError: where there is none, or it is another algorithm's.
     """
     record = runs.read_record(folder)
-    if record["algo"] != ALGO:
-        raise InputError(f"{folder} holds a run of {record['algo']}, not of `fab train`.")
+    if record["algo"] not in CONFIGS:
+        raise InputError(
+            f"{folder} holds a run of {record['algo']}, not of `fab train` or `fab evolve`."
+        )
     return record
 
 
-def environment(plan: Any, config: Config) -> Any:
+def read_config(record: dict[str, Any]) -> Any:
+    """The configuration in a training run's ``config.json``."""
+    return configs.from_json(CONFIGS[record["algo"]], record["config"])
+
+
+def environment(plan: Any, config: Fabs) -> Any:
     """The environment that a configuration makes of a fab.
 
     Raises:
@@ -191,7 +283,7 @@ def work_days(plan: Any) -> float:
     return float(work.max()) * plan.seconds / 86400
 
 
-def _params(plan: Any, config: Config) -> Any:
+def _params(plan: Any, config: Fabs) -> Any:
     warmup = 3 * work_days(plan) if config.warmup is None else config.warmup
     params = ours("fab.env").make_params(plan, config.days, warmup)
     if config.objective == "all":
@@ -200,7 +292,7 @@ def _params(plan: Any, config: Config) -> Any:
     return params.replace(weights=jnp.array(alone, jnp.float32))
 
 
-def _best_return(env: Any, params: Any, config: Config, replications: int = 64) -> float:
+def _best_return(env: Any, params: Any, config: Fabs, replications: int = 16) -> float:
     """The best of the mean returns under the policy's rule and each of `RULES`, of fabs ``[K]``."""
     simulate, parse = ours("fab.simulate"), ours("fab.rules").parse
     keys = jax.random.split(jax.random.key(0), replications)

@@ -11,6 +11,11 @@ from rlax_lab.types import Environment, Learner
 class Config(fab_policy.Config, ppo.Hyperparameters):
     """Configuration of multi-agent PPO on a fab."""
 
+    critic: str = setting(
+        "lots",
+        "a value of each lot, one of the whole fab, or one of what each group sees",
+        choices=fab_policy.CRITICS,
+    )
     total_steps: int = setting(
         1_000_000, "steps per seed, in each of which all groups that can decide do", low=1
     )
@@ -30,7 +35,12 @@ class Config(fab_policy.Config, ppo.Hyperparameters):
         low=0,
         high=1,
     )
-    value_coef: float = setting(0.1, "weight of the value loss; values are in days", low=0)
+    value_coef: float = setting(
+        1e-3,
+        "weight of the value loss; with days squared at full weight, clipping by the norm of all "
+        "gradients would leave the policy next to none",
+        low=0,
+    )
     scale_rewards: bool = setting(
         True, "divide rewards by the running deviation of the discounted return"
     )
@@ -44,4 +54,6 @@ def make(env: Environment, config: Config | None = None, env_params: Any = None)
     """
     config = config if config is not None else Config()
     env_params = env.default_params if env_params is None else env_params
-    return ppo.make(env, config, env_params, pi=fab_policy.make(env, env_params, config))
+    return ppo.make(
+        env, config, env_params, pi=fab_policy.make(env, env_params, config, config.critic)
+    )

@@ -92,10 +92,9 @@ def test_agents_as_a_rule_dispatch_as_in_the_environment(one_at_a_time: bool) ->
 @pytest.mark.parametrize("critic", ["lots", "central", "independent"])
 def test_shared_weights_fit_other_fabs(critic: str) -> None:
     """One set of weights serves fabs with more lots and other groups."""
-    config = fab_policy.Config(critic=critic)
     small, large = FabEnv(plan(5, 2)), FabEnv(plan(9, 3))
-    params = fab_policy.make(small, small.default_params, config).init(jax.random.key(0))
-    pi = fab_policy.make(large, large.default_params, config)
+    params = fab_policy.make(small, small.default_params, critic=critic).init(jax.random.key(0))
+    pi = fab_policy.make(large, large.default_params, critic=critic)
     seen, _ = large.reset_env(jax.random.key(0), large.default_params)
     choices, value = pi.outputs(params, seen)
     assert choices.scores.shape == (9,)
@@ -107,13 +106,13 @@ def test_shared_weights_fit_other_fabs(critic: str) -> None:
 def test_the_order_of_lots_means_nothing(critic: str) -> None:
     """Lots in other slots have the scores and values that they had, and groups theirs."""
     env = FabEnv(plan())
-    pi = fab_policy.make(env, env.default_params, fab_policy.Config(critic=critic))
+    pi = fab_policy.make(env, env.default_params, critic=critic)
     params = pi.init(jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(2), x.shape), params)
     seen, _ = env.reset_env(jax.random.key(0), env.default_params)
     order = np.random.default_rng(0).permutation(8)
     moved = seen.replace(
-        **{k: getattr(seen, k)[order] for k in ("lots", "group", "options", "preferred", "number")}
+        **{k: getattr(seen, k)[order] for k in ("lots", "group", "options", "preference", "number")}
     )
     choices, value = pi.outputs(params, seen)
     again, others = pi.outputs(params, moved)
@@ -126,7 +125,7 @@ def test_credit_follows_every_lot() -> None:
     """Advantages and targets of a rollout against plain loops over lots, in float64."""
     env = FabEnv(plan(6), days=0.2, warmup=0.5, rule="SPT")
     env_params, steps, fabs = env.default_params, 60, 2
-    pi = fab_policy.make(env, env_params)
+    pi = fab_policy.make(env, env_params, critic="lots")
     params = pi.init(jax.random.key(1))
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(2), x.shape), params)
 
@@ -171,5 +170,5 @@ def test_credit_follows_every_lot() -> None:
 
 def test_bad_settings() -> None:
     env = FabEnv(plan())
-    with pytest.raises(InputError, match="critic is"):
-        fab_policy.make(env, env.default_params, fab_policy.Config(critic="centre"))
+    with pytest.raises(InputError, match="actors is"):
+        fab_policy.make(env, env.default_params, fab_policy.Config(actors="some"))

@@ -47,7 +47,8 @@ class Observation:
       over: float32, the part of the episode that is over: of use to a critic, not to an actor.
       group: ``[N]`` int32, the group that each lot is at; G where it is leaving.
       options: ``[N]`` bool, the lots that their groups can choose.
-      preferred: ``[N]`` bool, those that the environment's rule would choose.
+      preference: ``[N]`` float32, how little each is behind the one that the environment's rule
+        would choose, 0 for that one: see `rules.Rule.preference`; -10 for what is no option.
       active: ``[G]`` bool, the groups that choose.
       number: ``[N]`` int32, which lot is in the slot, in the order of releases; -1 where none is in
         the fab.
@@ -62,7 +63,7 @@ class Observation:
     over: jax.Array
     group: jax.Array
     options: jax.Array
-    preferred: jax.Array
+    preference: jax.Array
     active: jax.Array
     number: jax.Array
     gains: jax.Array
@@ -221,7 +222,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
 
     def _see(self, state: EnvState, params: EnvParams, gains: jax.Array) -> Any:
         queue = _queue(params.instance, state.fab, state.times, state.active)
-        return observe(params, queue, self.rule.startable(queue), self.rule(queue)[0], gains)
+        return observe(params, queue, self.rule, gains)
 
     def action_space(self, params: EnvParams) -> spaces.Tuple:
         lots = params.instance.slots + int(self.may_wait)
@@ -237,7 +238,7 @@ class FabEnv(Environment[EnvState, EnvParams]):
                 "over": spaces.Box(0.0, 1.0, ()),
                 "group": spaces.Box(0, groups, (lots,), jnp.int32),
                 "options": spaces.Box(0, 1, (lots,), bool),
-                "preferred": spaces.Box(0, 1, (lots,), bool),
+                "preference": spaces.Box(-10.0, 0.0, (lots,)),
                 "active": spaces.Box(0, 1, (groups,), bool),
                 "number": spaces.Box(-1, NEVER, (lots,), jnp.int32),
                 "gains": spaces.Box(-5.0, 5.0, (lots,)),
@@ -357,10 +358,10 @@ class _Deciding(Rule):
         self.looks_elsewhere = one_at_a_time
 
     def __call__(self, queue: Queue) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        options, (first, keys) = self.rule.startable(queue), self.rule(queue)
+        first, keys = self.rule(queue)
         nothing = jnp.zeros(queue.instance.slots)
-        chosen = jnp.asarray(self.act(observe(self.params, queue, options, first, nothing)))
-        return _follow(queue, chosen, options, first, self.may_wait), keys
+        chosen = jnp.asarray(self.act(observe(self.params, queue, self.rule, nothing)))
+        return _follow(queue, chosen, self.rule.startable(queue), first, self.may_wait), keys
 
 
 def _follow(
@@ -516,19 +517,17 @@ def _since_zero(params: EnvParams, fab: dynamics.State) -> Totals:
     )
 
 
-def observe(
-    params: EnvParams, queue: Queue, options: jax.Array, first: jax.Array, gains: jax.Array
-) -> Observation:
+def observe(params: EnvParams, queue: Queue, rule: Rule, gains: jax.Array) -> Observation:
     """What the agents see.
 
     Args:
       params: the fab, and the scales of what is seen.
       queue: what waits.
-      options: ``[N]`` bool, the lots that can start.
-      first: ``[G]`` int32, the lot that the rule would start.
+      rule: says which lots can start, and what it would choose.
       gains: ``[N]`` float32, see `Observation`.
     """
     instance, lots, tools_now = params.instance, queue.lots, queue.tools
+    options = rule.startable(queue)
     groups = instance.num_groups
     tick = _tick(params, lots, queue.times)
     here = lots.group < groups
@@ -628,7 +627,7 @@ def observe(
         over=ratio(tick, params.horizon),
         group=lots.group,
         options=options,
-        preferred=options & (queue.of_group(first, -1) == jnp.arange(lots.op.shape[0])),
+        preference=jnp.where(options, rule.preference(queue, *rule(queue)), -10.0),
         active=queue.active,
         number=jnp.where(inside, lots.number, -1),
         gains=gains,

@@ -69,10 +69,35 @@ class Rule:
     def __call__(self, queue: Queue) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """The lot that each group starts ``[G]``, N where it waits, and the keys of all."""
         keys = self.rank(queue)
-        first: tuple[jax.Array, ...] = ()
+        return best(queue, self._order(queue, keys), self.startable(queue)), keys
+
+    def preference(self, queue: Queue, first: jax.Array, keys: tuple[jax.Array, ...]) -> jax.Array:
+        """How little each lot ``[N]`` is behind the one that goes first at its group, float32.
+
+        0 of that one, and of the others ``-log(1.1 + gap)``, where the gap is that of the last
+        key, in the key's own unit; -10 of lots that an earlier key puts behind, and at least. Gaps
+        of keys that are logarithms, as those of ATC and ATCS, are what a policy can add to.
+
+        Args:
+          queue: the lots; those that cannot start mean nothing.
+          first, keys: what the rule gave for them.
+        """
+        *earlier, last = self._order(queue, keys) or (queue.order,)
+        slots = last.shape[0]
+        leader = jnp.minimum(queue.of_group(first, slots), slots - 1)
+        tied = jnp.ones(slots, bool)
+        for key in earlier:
+            tied = tied & (key == key[leader])
+        gap = jnp.maximum((last - last[leader]).astype(jnp.float32), 0.0)
+        behind = -jnp.log(1.1 + gap)
+        behind = jnp.where(tied & ~jnp.isnan(behind), jnp.maximum(behind, -10.0), -10.0)
+        return jnp.where(leader == jnp.arange(slots), 0.0, behind)
+
+    def _order(self, queue: Queue, keys: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """The keys that decide which lot goes first."""
         if queue.instance.batches is not None and self.batching.complete_first:
-            first = (-queue.fullness,)
-        return best(queue, (*first, *keys), self.startable(queue)), keys
+            return (-queue.fullness, *keys)
+        return keys
 
 
 # Keys.
