@@ -1,15 +1,17 @@
 """MIMAC FAB4r under eleven published dispatching rules.
 
-    python benchmarks/fab4r.py FAB4R.TXT PUBLISHED.JSON [--rules NAME ...] [--out DIR]
+    python benchmarks/fab4r.py FAB4R.TXT PUBLISHED.JSON [--rules NAME ...] [--policy RUN ...]
 
 runs 20 replications of 6 years of 365 days, the first of which is dropped, for each rule, and
 compares means of flow time, tardiness, fraction tardy and weighted tardiness with the published
 ones. The two files are jasima's data set and the table of the Winter Simulation Conference 2010
-experiment; they are not part of this project. Writes a stamped ``fab4r.json``.
+experiment; they are not part of this project. Writes a stamped ``fab4r.json``; with policies, which
+are measured in the same way, on the same arrivals, beside the rules, ``fab4r_policies.json``.
 """
 
 import argparse
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from rlax_lab import cli, provenance
+from rlax_lab import cli, fab_train, provenance
 from rlax_lab.checkpoint import write_json
 
 cli.use_all_cores()
-from envs.fab import figures, library, rules, simulate  # noqa: E402
+figures, library, rules, simulate = (
+    cli.ours(f"fab.{name}") for name in ("figures", "library", "rules", "simulate")
+)
 
 # What the published rows mean: ties of setup and weight come before the basic rules; the weighted
 # ones wait for 5 of 8 lots, the evolved ones for 1.
@@ -44,7 +48,7 @@ COLUMNS = ("flow_mean", "tardiness_mean", "fraction_tardy", "weighted_tardiness_
 YEAR = 365 * 1440
 
 
-def measure(plan: Any, rule: str, replications: int, years: float, seed: int) -> dict[str, Any]:
+def measure(plan: Any, rule: Any, replications: int, years: float, seed: int) -> dict[str, Any]:
     """Figures of each replication, in minutes."""
     instance = jax.tree.map(jnp.asarray, plan.instance)
     end = round(years * YEAR * plan.ticks)
@@ -52,11 +56,10 @@ def measure(plan: Any, rule: str, replications: int, years: float, seed: int) ->
     keys = jax.random.split(jax.random.key(seed), replications)
     state = jax.jit(lambda keys: simulate.start(instance, keys, window))(keys)
     began = time.perf_counter()
-    parsed = rules.parse(rule)
-    state = jax.jit(lambda state: simulate.run(instance, parsed, state))(state)
+    state = jax.jit(lambda state: simulate.run(instance, rule, state))(state)
     jax.block_until_ready(state)
     if bool(state.late.any()):
-        raise RuntimeError(f"{rule}: too few slots for {int(state.late.sum())} replications")
+        raise RuntimeError(f"too few slots for {int(state.late.sum())} replications")
     found = figures.measure(plan, state)
     values = [
         found["cycle_time"],
@@ -79,6 +82,7 @@ def main() -> None:
     parser.add_argument("data", help="FAB4r's data file")
     parser.add_argument("published", type=Path, help="the published table")
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
+    parser.add_argument("--policy", nargs="+", type=Path, default=[], help="folders of runs")
     parser.add_argument("--replications", type=int, default=20)
     parser.add_argument("--years", type=float, default=6)
     parser.add_argument("--seed", type=int, default=0)
@@ -86,13 +90,18 @@ def main() -> None:
     asked = parser.parse_args()
     plan = library.load(f"fab4r:{asked.data}")
     published = json.loads(asked.published.read_text())["rows"]
+    contenders = {name: (RULES[name], rules.parse(RULES[name])) for name in asked.rules}
+    trained = {}
+    for path in asked.policy:
+        contenders[f"policy {path.name}"] = (None, fab_train.decider(path, plan))
+        trained[path.name] = fab_train.read_record(path) | {"env": "fab4r:FAB4R.TXT"}
     rows = {}
-    for name in asked.rules:
-        found = measure(plan, RULES[name], asked.replications, asked.years, asked.seed)
-        row: dict[str, Any] = {"rule": RULES[name], "seconds": found["seconds"]}
+    for name, (words, rule) in contenders.items():
+        found = measure(plan, rule, asked.replications, asked.years, asked.seed)
+        row: dict[str, Any] = {"rule": words, "seconds": found["seconds"]}
         row["lots_released_mean"] = float(found["released"].mean())
         line = f"{name:16}"
-        for column, target in zip(COLUMNS, published[name], strict=True):
+        for column, target in zip(COLUMNS, published.get(name, [None] * 4), strict=True):
             values = np.asarray(found["values"][column])
             half = stats.t.ppf(0.995, len(values) - 1) * stats.sem(values)
             mean = float(values.mean())
@@ -100,23 +109,29 @@ def main() -> None:
                 "mean": mean,
                 "ci99": [mean - half, mean + half],
                 "published": target,
-                "inside": bool(abs(mean - target) <= half),
+                "inside": None if target is None else bool(abs(mean - target) <= half),
                 "replications": values.tolist(),
             }
-            mark = " " if row[column]["inside"] else "!"
-            line += f"  {mean:9.3f} +-{half:8.3f} ({target:9.3f}){mark}"
+            line += f"  {mean:9.3f} +-{half:8.3f}"
+            if target is not None:
+                line += f" ({target:9.3f}){' ' if row[column]['inside'] else '!'}"
         print(f"{line}  {found['moves'] / found['seconds'] / 1e6:.2f} M moves/s", flush=True)
         rows[name] = row
+    names = ["--policy", *trained] if trained else []
     result = {
-        "command": "python benchmarks/fab4r.py FAB4R.TXT PUBLISHED.JSON",
+        "command": shlex.join(
+            ["python", "benchmarks/fab4r.py", "FAB4R.TXT", "PUBLISHED.JSON", *names]
+        ),
         "protocol": "20 replications of 6 years, the first dropped; 99 % t-intervals"
         if (asked.replications, asked.years) == (20, 6)
         else f"{asked.replications} replications of {asked.years} years",
         "seed": asked.seed,
+        "trained": trained,
         "rows": rows,
     }
     asked.out.mkdir(parents=True, exist_ok=True)
-    write_json(asked.out / "fab4r.json", result | provenance.stamp())
+    name = "fab4r_policies.json" if trained else "fab4r.json"
+    write_json(asked.out / name, result | provenance.stamp())
 
 
 if __name__ == "__main__":
