@@ -361,12 +361,10 @@ def _conduct(
     folder = out or new_folder("fab", plan.name)
     check_new(folder)
     cli._use_compilation_cache()
-    deciders: dict[str, Any] = {}
-    if policies:
-        from rlax_lab import fab_train
+    from rlax_lab import fab_train
 
-        deciders = {f"policy {path.name}": fab_train.decider(path, plan) for path in policies}
-        rules = [*rules, *deciders]
+    deciders = {f"policy {path.name}": fab_train.decider(path, plan) for path in policies}
+    rules = [*rules, *deciders]
     console = Console(highlight=False, soft_wrap=True)
     with _made(folder):
         _announce(console, plan, rules, settings, days, warmup)
@@ -410,10 +408,17 @@ def _conduct(
     pictures[path] = (
         "What part of the time the tools of each group process, set up, are down, idle."
     )
-    path = fab_plots.cycle_times(plan, results, folder / "cycle_times.png")
+    path = fab_plots.distribution(plan, results, "cycle_time", folder / "cycle_times.png")
     pictures[path] = "How long lots were in the fab: all replications, after the warm-up."
+    path = fab_plots.distribution(plan, results, "tardiness", folder / "tardiness.png")
+    pictures[path] = "How late lots left, of which 0 are on time: all replications, likewise."
     path = fab_plots.wip(plan, results, folder / "wip.png")
     pictures[path] = "Lots in the fab over time, in replication 0."
+    for number, trained in enumerate(policies, start=1):
+        changed = fab_train.importance(trained, plan)
+        name_of = f"policy {trained.name}"
+        path = fab_plots.importance(changed, name_of, folder / f"importance-{number}.png")
+        pictures[path] = f"Which features move {name_of}: what it decides without them."
     rows = _rows(plan, results, summary)
     about = f"{_many(settings.replications, 'replication')}, {_span_in_words(days, warmup)}."
     if len(results) > 1:

@@ -205,22 +205,28 @@ def utilisation(plan: Any, results: Sequence[Result], out: Path) -> Path:
 
 
 @style()
-def cycle_times(plan: Any, results: Sequence[Result], out: Path) -> Path:
-    """How long the lots of all replications were in the fab: their cumulative distribution.
+def distribution(plan: Any, results: Sequence[Result], what: str, out: Path) -> Path:
+    """The cumulative distribution of a time over the lots of all replications.
 
     One result is shown by product, where products have more than a few lots; several by rule.
+
+    Args:
+      plan, results: the fab and what was simulated.
+      what: ``cycle_time``, from release to exit, or ``tardiness``.
+      out: the file.
     """
+    times = [getattr(result, what).astype(np.float64) for result in results]
     groups: list[tuple[str, Floats]] = []
-    for result in results:
+    for result, of_lots in zip(results, times, strict=True):
         if len(results) > 1:
-            groups.append((result.rule, result.cycle_time.astype(np.float64)))
+            groups.append((result.rule, of_lots))
             continue
         for p, name in enumerate(plan.products):
-            groups.append((name, result.cycle_time[result.left_product == p].astype(np.float64)))
+            groups.append((name, of_lots[result.left_product == p]))
         if len(groups) > 1 and max(len(values) for _, values in groups) < 20:
-            groups = [("all products", result.cycle_time.astype(np.float64))]
+            groups = [("all products", of_lots)]
     known = [(label, np.sort(values)) for label, values in groups if len(values)]
-    longest = float(max((values[-1] for _, values in known), default=results[0].end[0]))
+    longest = float(max((values[-1] for _, values in known), default=results[0].end[0])) or 1.0
     unit, name = _unit(plan, longest)
     figure = Figure()
     axes = figure.add_subplot()
@@ -254,16 +260,35 @@ def cycle_times(plan: Any, results: Sequence[Result], out: Path) -> Path:
         end = 1.15 * max(np.quantile(values, 0.99) for _, values in known)
         high, low = min(float(end), 1.03 * longest), min(float(values[0]) for _, values in known)
         low = 0.0 if low < 0.3 * high else low - 0.05 * (high - low)
-        axes.set_xlim(low / unit, high / unit)
+        axes.set_xlim(low / unit, (high or longest) / unit)
     else:
         axes.text(0.5, 0.5, "no lot left", transform=axes.transAxes, ha="center")
     axes.set_ylim(0, 101)
-    axes.set_xlabel(f"cycle time, {name}")
-    axes.set_ylabel("lots that took no longer, %")
+    axes.set_xlabel(f"{what.replace('_', ' ')}, {name}")
+    axes.set_ylabel("lots that had no more, %")
     rules = f", {results[0].rule}" if len(results) == 1 else ""
     axes.set_title(f"{plan.name}{rules}", fontsize=11)
     columns = _legend(figure, handles, width=83)
     figure.set_size_inches(7, 4.2 + 0.2 * -(-len(handles) // max(columns, 1)))
+    return save(figure, out)
+
+
+@style()
+def importance(changed: dict[str, float], title: str, out: Path, shown: int = 20) -> Path:
+    """Which features move a policy.
+
+    Args:
+      changed: by feature, the part of the decisions that change without what it says.
+      title: whose.
+      out: the file.
+      shown: how many of the features, the most important ones.
+    """
+    names = sorted(changed, key=lambda name: changed[name])[-shown:]
+    figure = Figure(figsize=(7, 1 + 0.24 * len(names)))
+    axes = figure.add_subplot()
+    axes.barh(names, [100 * changed[name] for name in names], color=COLORS[0])
+    axes.set_xlabel("decisions that change where the feature is shuffled among lots, %")
+    axes.set_title(title, fontsize=11)
     return save(figure, out)
 
 

@@ -75,7 +75,8 @@ class Result(NamedTuple):
       figures: `figures.measure`'s, with ``makespan`` ``[B]`` where the run went on until all lots
         had left.
       start, end: ticks ``[B]`` of the window that the figures were taken in.
-      left_replication, left_product, cycle_time: of every lot that left in the window; ticks.
+      left_replication, left_product, cycle_time, tardiness: of every lot that left in the window;
+        ticks.
       dispatches: of all replications.
       seconds, compile_seconds: wall time of the simulation, and of compiling it before.
       trace: of replication 0.
@@ -88,6 +89,7 @@ class Result(NamedTuple):
     left_replication: Ints
     left_product: Ints
     cycle_time: Ints
+    tardiness: Ints
     dispatches: int
     seconds: float
     compile_seconds: float
@@ -189,6 +191,7 @@ def simulate(
         left_replication=found.left[0],
         left_product=found.left[1],
         cycle_time=found.left[2],
+        tardiness=found.left[3],
         dispatches=found.dispatches,
         seconds=found.seconds,
         compile_seconds=found.compile_seconds,
@@ -202,7 +205,7 @@ class _Found:
 
     state: Any
     last: NDArray[np.int32]
-    left: tuple[Ints, Ints, Ints]
+    left: tuple[Ints, ...]
     dispatches: int
     seconds: float
     compile_seconds: float
@@ -216,7 +219,7 @@ class _Seen(NamedTuple):
     lot leaves when it is `ready`, both after it. `free`, `fails`, `failures`, `service_at`: of the
     tools after it.
     `given`, `release`, `product`: lots that were given a number, and the last of these.
-    `left`, `cycle_time`: ``[B, P]``.
+    `left`, `cycle_time`, `tardiness`: ``[B, P]``.
     """
 
     moves: Any
@@ -232,6 +235,11 @@ class _Seen(NamedTuple):
     product: jax.Array
     left: jax.Array
     cycle_time: jax.Array
+    tardiness: jax.Array
+
+
+# What `_Seen` has of all replications.
+_OF_ALL = ("left", "cycle_time", "tardiness")
 
 
 class _Simulation:
@@ -273,18 +281,20 @@ class _Simulation:
 
         carry, seen = jax.lax.scan(body, carry, length=self.length)
         # With an axis of replications first, as `deal` wants.
-        left, cycle_time = (jnp.swapaxes(x, 0, 1) for x in (seen.left, seen.cycle_time))
-        first = jax.tree.map(lambda x: x[None], seen._replace(left=None, cycle_time=None))
+        of_all = {name: jnp.swapaxes(getattr(seen, name), 0, 1) for name in _OF_ALL}
+        first = jax.tree.map(lambda x: x[None], seen._replace(**dict.fromkeys(_OF_ALL)))
         state = carry[0]
         now = jax.vmap(lambda s: self.dynamics.dispatch_times(instance, s).min())(state)
         over = jax.vmap(lambda s: self.dynamics.finished(instance, s))(state)
         gone = state.figures.finished.sum(1)
-        return carry, (first, left, cycle_time), (now, over, gone, state.late)
+        return carry, (first, of_all), (now, over, gone, state.late)
 
     def _seen(self, instance: Any, before: Any, after: Any, moves: Any) -> _Seen:
         old, new, moves = jax.tree.map(lambda x: x[0], (before, after, moves))
         newest = jnp.argmax(new.lots.number)
-        cycle_time = after.figures.cycle_time.low - before.figures.cycle_time.low
+        grown = lambda name: (  # noqa: E731
+            getattr(after.figures, name).low - getattr(before.figures, name).low
+        ).astype(jnp.int32)
         return _Seen(
             moves=moves,
             processing=old.lots.processing,
@@ -298,7 +308,8 @@ class _Simulation:
             release=new.lots.release[newest],
             product=instance.product[new.lots.op[newest]],
             left=after.figures.finished - before.figures.finished,
-            cycle_time=cycle_time.astype(jnp.int32),
+            cycle_time=grown("cycle_time"),
+            tardiness=grown("tardiness"),
         )
 
     def run(self, report: Callable[[Standing], None]) -> _Found:
@@ -312,15 +323,15 @@ class _Simulation:
         dealt = deal(self._chunk, replications, (False, True))
 
         def advance(instance: Any, carry: Any) -> Any:
-            carry, (first, left, cycle_time), standing = dealt(instance, carry)
+            carry, (first, of_all), standing = dealt(instance, carry)
             seen: _Seen = jax.tree.map(lambda x: x[0], first)
-            left, cycle_time = (jnp.swapaxes(x, 0, 1) for x in (left, cycle_time))
-            return carry, seen._replace(left=left, cycle_time=cycle_time), standing
+            of_all = {name: jnp.swapaxes(x, 0, 1) for name, x in of_all.items()}
+            return carry, seen._replace(**of_all), standing
 
         chunk = jax.jit(advance).lower(instance, carry).compile()
         compiled = time.perf_counter()
         records = _Records(self.plan, jax.device_get(jax.tree.map(lambda x: x[0], carry[0])))
-        left: list[tuple[Ints, Ints, Ints]] = []
+        left: list[tuple[Ints, ...]] = []
         over = np.zeros(replications, bool)
         while not over.all():
             carry, seen, standing = chunk(instance, carry)
@@ -343,7 +354,7 @@ class _Simulation:
         return _Found(
             state=jax.device_get(carry[0]),
             last=np.asarray(carry[2]),
-            left=tuple(np.concatenate(x) for x in zip(*left, strict=True)),  # type: ignore[arg-type]
+            left=tuple(np.concatenate(x) for x in zip(*left, strict=True)),
             dispatches=dispatches,
             seconds=time.perf_counter() - compiled,
             compile_seconds=compiled - began,
@@ -367,11 +378,12 @@ class _Simulation:
         )
 
 
-def _lots_that_left(seen: _Seen) -> tuple[Ints, Ints, Ints]:
-    """Replication, product and cycle time of the lots that left in a chunk."""
+def _lots_that_left(seen: _Seen) -> tuple[Ints, ...]:
+    """Replication, product, cycle time and tardiness of the lots that left in a chunk."""
     left = np.asarray(seen.left)
     _, replication, product = np.nonzero(left)  # in a step at most one of a replication
-    return replication, product, np.asarray(seen.cycle_time, np.int64)[left > 0]
+    times = (np.asarray(x, np.int64)[left > 0] for x in (seen.cycle_time, seen.tardiness))
+    return replication, product, *times
 
 
 class _Records:

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlax_lab import cli, evolution, fab_policy, mappo, runs, shards
+from rlax_lab import cli, evolution, fab_policy, mappo, runs, shards, vector
 from rlax_lab import config as configs
 from rlax_lab.cli import ours
 from rlax_lab.config import configuration, setting
 from rlax_lab.errors import InputError
 from rlax_lab.fab_cli import load_fab, new_folder
 from rlax_lab.model import Params
+from rlax_lab.policy import Policy
 from rlax_lab.randomize import Randomized
 from rlax_lab.types import Learner
 
@@ -209,6 +210,58 @@ def decider(folder: Path, plan: Any, seed: int = 0) -> Any:
     return policy(folder, plan, seed)(env_params)
 
 
+def importance(folder: Path, plan: Any, fabs: int = 8, steps: int = 256) -> dict[str, float]:
+    """Which features move a trained policy (permutation importance, Breiman 2001).
+
+    Args:
+      folder: of the run.
+      plan: the fab in which it decides.
+      fabs, steps: how many fabs it plays, and for how many steps.
+
+    Returns:
+      By feature, the part of the decisions that change when it is shuffled among the lots that can
+      be chosen, or a group's among the groups that choose, or the fab's among the steps.
+    """
+    env, env_params, pi, params = _load(folder, plan)
+    key = jax.random.key(0)
+
+    def body(state: Any, _: None) -> tuple[Any, Any]:
+        action = pi.act(params, state.observation)
+        return vector.step(env, env_params, state, action, key)[0], state.observation
+
+    @jax.jit
+    def played() -> Any:
+        start = vector.reset(env, env_params, key, fabs)
+        return jax.lax.scan(body, start, length=steps)[1]
+
+    seen = played()
+    assert pi.acts is not None
+    acts, before = pi.acts(seen), pi.act(params, seen)
+
+    @jax.jit
+    def changed(seen: Any) -> jax.Array:
+        return jnp.sum((pi.act(params, seen) != before) & acts) / jnp.sum(acts)
+
+    names = ours("fab.env")
+    rng = np.random.default_rng(0)
+    everywhere = np.ones(seen.fab.shape[:-1], bool)
+    found = {}
+    for field, features, where in (
+        ("preference", ("the rule's preference",), seen.options),
+        ("lots", names.LOT_FEATURES, seen.options),
+        ("groups", names.GROUP_FEATURES, acts),
+        ("fab", names.FAB_FEATURES, everywhere),
+    ):
+        prefix = {"groups": "group: ", "fab": "fab: "}.get(field, "")
+        for i, feature in enumerate(features):
+            values = np.array(getattr(seen, field))
+            column = values if field == "preference" else values[..., i]
+            column[np.asarray(where)] = rng.permutation(column[np.asarray(where)])
+            shuffled = seen.replace(**{field: jnp.asarray(values)})
+            found[prefix + feature] = float(changed(shuffled))
+    return found
+
+
 def policy(folder: Path, plan: Any, seed: int = 0) -> Callable[[Any], Any]:
     """A trained policy, greedy: from a fab's `EnvParams` to a rule for it.
 
@@ -219,6 +272,18 @@ def policy(folder: Path, plan: Any, seed: int = 0) -> Callable[[Any], Any]:
 
     Raises:
       InputError: where there is no such run, or it does not fit the fab.
+    """
+    env, _, pi, params = _load(folder, plan, seed)
+    # Not the horizon that it was trained with: what is seen must not depend on it.
+    longest = jnp.int32(ours("fab.instance").LONGEST_RUN)
+    act = functools.partial(pi.act, params)
+    return lambda env_params: env.deciding(env_params.replace(horizon=longest), act)
+
+
+def _load(folder: Path, plan: Any, seed: int = 0) -> tuple[Any, Any, Policy, Params]:
+    """The environment of a fab with its parameters, and a trained policy with its weights.
+
+    Arguments and errors as of `policy`.
     """
     record = read_record(folder)
     config = read_config(record)
@@ -239,10 +304,7 @@ def policy(folder: Path, plan: Any, seed: int = 0) -> Callable[[Any], Any]:
             f"the run in {folder} has separate actors for {trained} groups, but '{plan.name}' has "
             f"{here}; shared actors fit any fab."
         )
-    # Not the horizon that it was trained with: what is seen must not depend on it.
-    longest = jnp.int32(ours("fab.instance").LONGEST_RUN)
-    act = functools.partial(pi.act, params)
-    return lambda env_params: env.deciding(env_params.replace(horizon=longest), act)
+    return env, env_params, pi, params
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -85,7 +85,7 @@ releases = [[0, "chip"], [0, "chip"], [0, "chip"]]
 route = [{group = "oven", time = 5, batch = "bake", batch_min = 2, batch_max = 2}]
 """
 RUN = ["fab", "run", "tiny.toml", "--rule", "FIFO"]
-PICTURES = ("gantt.png", "wip.png", "utilisation.png", "cycle_times.png")
+PICTURES = ("gantt.png", "wip.png", "utilisation.png", "cycle_times.png", "tardiness.png")
 
 
 @pytest.fixture(autouse=True)

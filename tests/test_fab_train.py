@@ -1,4 +1,4 @@
-"""`rlax-lab fab train`: a policy's run, its exact resume, and its place among the rules."""
+"""`rlax-lab fab train` and `evolve`: runs, their exact resume, and their place among the rules."""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -30,6 +31,13 @@ route = [["wet", {mean = 15, kind = "lognormal", cv = 0.5}], ["litho", 12], ["we
 FLAGS = [
     *("--days", "0.2", "--num-envs", "4", "--num-steps", "8", "--num-minibatches", "2"),
     *("--total-steps", "256", "--reports", "4", "--eval-episodes", "2", "--hidden", "4"),
+    *("--checkpoint-seconds", "0", "--rule", "SPT"),
+]
+
+
+EVOLVE = [
+    *("--days", "0.5", "--settle", "0.1", "--num-envs", "4", "--total-steps", "32"),
+    *("--reports", "4", "--eval-episodes", "2", "--eval-days", "0.2", "--hidden", "4"),
     *("--checkpoint-seconds", "0", "--rule", "SPT"),
 ]
 
@@ -60,6 +68,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run"
 
 
+@pytest.fixture(scope="module")
+def evolved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of evolution strategies."""
+    place = tmp_path_factory.mktemp("evolved")
+    (place / "tiny.toml").write_text(PLAIN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert main(["fab", "evolve", "tiny.toml", *EVOLVE, "--out", "run"]) == 0
+    return place / "run"
+
+
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert main(["fab", "train", *words]) == 2
     error = capsys.readouterr().err
@@ -83,10 +102,13 @@ def test_a_run(whole: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("verb", ["train", "evolve"])
 def test_a_stopped_run_resumes_bit_for_bit(
-    whole: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    verb: str, folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    words = ["fab", "train", "tiny.toml", *FLAGS, "--out", "part"]
+    whole = request.getfixturevalue({"train": "whole", "evolve": "evolved"}[verb])
+    flags = {"train": FLAGS, "evolve": EVOLVE}[verb]
+    words = ["fab", verb, "tiny.toml", *flags, "--out", "part"]
     reports = 0
     write = runs._Log.write
 
@@ -101,8 +123,47 @@ def test_a_stopped_run_resumes_bit_for_bit(
     assert main(words) == 130
     monkeypatch.undo()
     monkeypatch.chdir(folder)
-    assert main(["fab", "train", "--out", "part", "--resume"]) == 0
+    assert main(["fab", verb, "--out", "part", "--resume"]) == 0
     assert (folder / "part/metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_an_evolved_run(evolved: Path, folder: Path) -> None:
+    """Its folder is like any other run's, and its policy dispatches beside the rules."""
+    summary = json.loads((evolved / "summary.json").read_text())
+    assert (summary["algo"], summary["env_steps"]) == ("evolution", 32)
+    lines = [json.loads(line) for line in (evolved / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 4
+    assert all(line["spread"] > 0 and line["episodes"] == 8 for line in lines)
+    decider = fab_train.decider(evolved, fab_cli.load_fab("tiny.toml"))
+    assert decider.keys == ours("fab.rules").parse("SPT").keys
+
+
+def test_a_play_is_a_stretch_of_the_fab() -> None:
+    """Mutants that are all alike return what the rule brings from where the fabs are, and leave
+    the fabs where it does."""
+    config = fab_train.Evolution(
+        rule="SPT", num_envs=3, total_steps=6, noise=1e-9, days=0.5, settle=0.2, warmup=0.3
+    )
+    task = fab_train.task("tiny.toml", config, threshold=0.0)
+    state = jax.jit(task.learner.init)(jax.random.key(3))
+    _, before, _ = state.env
+    after, sums = jax.jit(task.learner.update)(state)
+    simulate, figures, env = (ours(f"fab.{x}") for x in ("simulate", "figures", "env"))
+    params, rule = task.env_params, ours("fab.rules").parse("SPT")
+
+    def until(fab: Any, day: float) -> Any:
+        end = jnp.full(3, round(day * 14_400), jnp.int32)
+        fab = fab._replace(window=figures.Window(jnp.zeros(3, jnp.int32), end))
+        return simulate.run(params.instance, rule, fab)
+
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x), before.figures)
+    settled = until(before._replace(figures=zeros), 0.5)
+    ended = until(settled, 0.8)
+    returns = jax.vmap(lambda x, y: env.episode_return(params, x, y))(ended, settled)
+    assert float(sums["episode_return"]) == pytest.approx(2 * float(returns.sum()), rel=1e-5)
+    assert len(np.unique(returns)) == 3
+    for x, y in zip(jax.tree.leaves(after.env[1].lots), jax.tree.leaves(ended.lots), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_among_rules(whole: Path, folder: Path) -> None:
@@ -111,6 +172,27 @@ def test_among_rules(whole: Path, folder: Path) -> None:
     assert main([*words, "--days", "1", "--replications", "2", "--out", "both"]) == 0
     summary = json.loads((folder / "both/summary.json").read_text())
     assert [result["rule"] for result in summary["results"]] == ["FIFO", "policy run"]
+    assert "Which features move policy run" in (folder / "both/report.html").read_text()
+    assert (folder / "both/importance-1.png").exists()
+
+
+def test_what_moves_a_policy(folder: Path) -> None:
+    """One that goes by its rule's preference and one column of the lots, by nothing else."""
+    config = fab_train.Config(hidden=4, rule="SPT", prior=1.0)
+    plan = fab_cli.load_fab("tiny.toml")
+    env = fab_train.environment(plan, config)
+    params = fab_policy.make(env, env.default_params, config, "lots").init(jax.random.key(0))
+    network = jax.tree.map(jnp.zeros_like, params.network)
+    column = ours("fab.env").LOT_FEATURES.index("time in fab")
+    network["params"]["index"] = network["params"]["index"].at[1 + column].set(3.0)
+    params = params._replace(network=jax.tree.map(lambda x: x[None], network))
+    checkpoint.save(folder / "checkpoints", 0, {"params": params}, {})
+    run = {"algo": "mappo", "env": "", "seeds": 1, "seed": 0, "parts": 1, "config": to_json(config)}
+    (folder / "config.json").write_text(json.dumps(run))
+    changed = fab_train.importance(folder, plan, fabs=2, steps=64)
+    moved = {name for name, part in changed.items() if part > 0}
+    assert moved == {"the rule's preference", "time in fab"}
+    assert max(changed.values()) <= 1
 
 
 def test_a_decider_is_of_a_run(whole: Path, folder: Path) -> None:
@@ -142,7 +224,7 @@ def test_a_decider_fits_the_fab(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps({**record, "config": to_json(config)}))
 
     env = fab_train.environment(plan, config)
-    init = fab_policy.make(env, env.default_params, config).init
+    init = fab_policy.make(env, env.default_params, config, "lots").init
     params = jax.vmap(init)(jax.random.key(0)[None])
     checkpoint.save(folder / "checkpoints", 0, {"params": params}, {})
     write(config)
@@ -182,3 +264,5 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], whole: Path) -> None:
         capsys, "tiny.toml", "--num-envs", "3", "--num-minibatches", "5"
     )
     assert "holds another run" in refused(capsys, "tiny.toml", "--out", str(whole))
+    assert main(["fab", "evolve", "tiny.toml", "--settle", "5", "--days", "5"]) == 2
+    assert "settle is 5.0, but must be less than days, 5.0" in capsys.readouterr().err

@@ -23,9 +23,49 @@ from .queue import Queue
 from .rules import Rule
 
 OBJECTIVES = ("cycle_time", "tardiness", "throughput", "energy", "utilisation")
-LOT_FEATURES = 21
-GROUP_FEATURES = 9
-FAB_FEATURES = 6
+# In the order of `Observation`'s columns.
+LOT_FEATURES = (
+    "option",
+    "processing time",
+    "time waited",
+    "slack / work, wide",
+    "slack / work, narrow",
+    "slack",
+    "work left",
+    "share of work left",
+    "slack of operation",
+    "weight",
+    "log weight",
+    "setup",
+    "fullness of batch",
+    "load of next group",
+    "next group is idle",
+    "time in fab",
+    "overdue",
+    "urgency, slow",
+    "urgency, fast",
+    "urgency of batch, slow",
+    "urgency of batch, fast",
+)
+GROUP_FEATURES = (
+    "group chooses",
+    "lots waiting",
+    "work waiting",
+    "tools free",
+    "tools set up",
+    "work on the way",
+    "urgent lots on the way",
+    "time to maintenance",
+    "time to shift",
+)
+FAB_FEATURES = (
+    "day, sine",
+    "day, cosine",
+    "shift, sine",
+    "shift, cosine",
+    "lots in fab",
+    "overdue",
+)
 
 
 @struct.dataclass
@@ -232,9 +272,9 @@ class FabEnv(Environment[EnvState, EnvParams]):
         lots, groups = params.instance.slots, params.instance.num_groups
         return spaces.Dict(
             {
-                "lots": spaces.Box(-5.0, 5.0, (lots, LOT_FEATURES)),
-                "groups": spaces.Box(-5.0, 5.0, (groups, GROUP_FEATURES)),
-                "fab": spaces.Box(-5.0, 5.0, (FAB_FEATURES,)),
+                "lots": spaces.Box(-5.0, 5.0, (lots, len(LOT_FEATURES))),
+                "groups": spaces.Box(-5.0, 5.0, (groups, len(GROUP_FEATURES))),
+                "fab": spaces.Box(-5.0, 5.0, (len(FAB_FEATURES),)),
                 "over": spaces.Box(0.0, 1.0, ()),
                 "group": spaces.Box(0, groups, (lots,), jnp.int32),
                 "options": spaces.Box(0, 1, (lots,), bool),
@@ -662,5 +702,5 @@ class FlatFabEnv(FabEnv):
 
     def observation_space(self, params: EnvParams) -> Any:
         lots, groups = params.instance.slots, params.instance.num_groups
-        size = lots * LOT_FEATURES + groups * GROUP_FEATURES + FAB_FEATURES
+        size = lots * len(LOT_FEATURES) + groups * len(GROUP_FEATURES) + len(FAB_FEATURES)
         return spaces.Box(-5.0, 5.0, (size,))
