@@ -28,8 +28,8 @@ Play = Callable[[PyTree, PyTree], tuple[PyTree, jax.Array]]
 
 
 @configuration
-class Hyperparameters:
-    """Of evolution strategies, whatever the policy."""
+class Config:
+    """Configuration of evolution strategies, whatever the policy."""
 
     total_steps: int = setting(20_000, "plays of environments per seed", low=1)
     num_envs: int = setting(32, "environments, each played by one pair of mutants", low=1)
@@ -50,7 +50,7 @@ class State(NamedTuple):
 
 
 def make(
-    pi: Policy, start: Callable[[jax.Array], PyTree], play: Play, config: Hyperparameters
+    pi: Policy, start: Callable[[jax.Array], PyTree], play: Play, config: Config
 ) -> Learner:
     """Evolution strategies as a learner.
 

@@ -55,7 +55,7 @@ class Config(Fabs, mappo.Config):
 
 
 @configuration
-class Evolution(Fabs, fab_policy.Config, evolution.Hyperparameters):
+class Evolution(Fabs, fab_policy.Config, evolution.Config):
     """Configuration of a training run by evolution strategies."""
 
     hidden: int = setting(8, "units of each of two hidden layers", low=1)

@@ -23,7 +23,7 @@ def policy() -> Policy:
     return Policy(init, *[nothing] * 6)
 
 
-def learner(config: evolution.Hyperparameters) -> Learner:
+def learner(config: evolution.Config) -> Learner:
     """Environments are numbers, drawn at the start, that every play adds 1 to."""
 
     def play(network: Any, env: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -35,7 +35,7 @@ def learner(config: evolution.Hyperparameters) -> Learner:
 
 
 def test_it_finds_the_best_weights() -> None:
-    config = evolution.Hyperparameters(total_steps=12_800, num_envs=16, learning_rate=0.05)
+    config = evolution.Config(total_steps=12_800, num_envs=16, learning_rate=0.05)
     alone = learner(config)
     state = jax.jit(alone.init)(jax.random.key(0))
     start = np.asarray(state.env)
@@ -72,13 +72,13 @@ def test_pairs_that_are_alike_move_nothing() -> None:
 
 def test_parts_learn_as_one() -> None:
     """Two parts have the mean of what each would add, and environments of their own."""
-    config = evolution.Hyperparameters(total_steps=64, num_envs=8)
+    config = evolution.Config(total_steps=64, num_envs=8)
     parted = shards.spread(learner, config, 2)
     state = jax.jit(parted.init)(jax.random.key(0))
     assert state.env.shape == (2, 4)
     assert len(np.unique(state.env)) == 8
     after, sums = jax.jit(parted.update)(state)
-    half = learner(evolution.Hyperparameters(total_steps=32, num_envs=4))
+    half = learner(evolution.Config(total_steps=32, num_envs=4))
     directions = []
     for part in range(2):
         own = state._replace(env=state.env[part], key=state.key[part])
@@ -101,4 +101,4 @@ def test_parts_learn_as_one() -> None:
 
 def test_bad_settings() -> None:
     with pytest.raises(InputError, match="noise is 0"):
-        learner(evolution.Hyperparameters(noise=0.0))
+        learner(evolution.Config(noise=0.0))
