@@ -48,7 +48,7 @@ class Settings:
 
     family: str = setting("fab-20x300", "of random fabs")
     rules: str = setting(
-        "setup > FIFO, setup > EDD, setup > CR, setup > WSPT, ATCS(64, 0.01)",
+        f"setup > FIFO, setup > EDD, setup > CR, setup > WSPT, {fab_train.RULE}",
         "rules with commas between; the first is what targets are measured against",
     )
     configs: int = setting(100, "fabs, each simulated once under each", low=2)
@@ -81,7 +81,9 @@ def command(words: list[str]) -> None:
     cli._use_compilation_cache()
     folder = parsed.out or fab_cli.new_folder("evaluate", settings.family)
     contenders = _contenders(settings, parsed.policies)
-    record = {"policies": [str(path) for path in parsed.policies], **to_json(settings)}
+    # With how far they were trained: figures of one policy never stand beside those of another.
+    trained = {str(path): fab_train.updates(path) for path in parsed.policies}
+    record = {"policies": trained, **to_json(settings)}
     _prepare(folder, record)
     found = simulate(settings, contenders, folder / "parts", Console(highlight=False))
     summary = summarize(found)

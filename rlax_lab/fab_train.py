@@ -21,15 +21,17 @@ from rlax_lab.randomize import Randomized
 from rlax_lab.types import Learner
 
 PPO, EVOLUTION = "mappo", "evolution"
-# What a policy is held against while it trains, beside the rule that it starts from.
-RULES = ("setup > FIFO", "setup > EDD", "setup > WSPT", "ATCS(64, 0.01)")
+# The rule that policies start from: the best of those tuned on training fabs of fab-20x300.
+RULE = "ATCS(100, 0.03)"
+# What a policy is held against while it trains, beside it.
+RULES = ("setup > FIFO", "setup > EDD", "setup > WSPT")
 
 
 @configuration
 class Fabs:
     """What a policy is trained on."""
 
-    rule: str = setting("ATCS(64, 0.01)", "the dispatching rule that the policy starts from")
+    rule: str = setting(RULE, "the dispatching rule that the policy starts from")
     days: float = setting(120.0, "simulated days of an episode of training", above=0)
     eval_days: float = setting(
         20.0, "of an episode of evaluation, which like all begins as the rule left the fab", above=0
@@ -289,7 +291,7 @@ def _load(folder: Path, plan: Any, seed: int = 0) -> tuple[Any, Any, Policy, Par
     config = read_config(record)
     if seed >= record["seeds"]:
         raise InputError(f"seed is {seed}, but {folder} has {record['seeds']} seeds.")
-    params = Params(jax.tree.map(lambda x: x[seed], runs.load_network(folder)), None)
+    params = Params(jax.tree.map(lambda x: x[seed], runs.load_network(folder)[1]), None)
     env, env_params = environment(plan, config), _params(plan, config)
     pi = fab_policy.make(env, env_params, config, getattr(config, "critic", None))
     wanted = jax.eval_shape(pi.init, jax.random.key(0))
@@ -319,6 +321,12 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"{folder} holds a run of {record['algo']}, not of `fab train` or `fab evolve`."
         )
     return record
+
+
+def updates(folder: Path) -> int:
+    """After how many updates a training run was last saved; raises as `read_record`."""
+    read_record(folder)
+    return runs.load_network(folder)[0]
 
 
 def read_config(record: dict[str, Any]) -> Any:

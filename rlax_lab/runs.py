@@ -290,14 +290,15 @@ def load_params(task: Task, folder: Path, seeds: int) -> tuple[int, PyTree]:
     return update, states.params
 
 
-def load_network(folder: Path) -> PyTree:
-    """The weights with which a run was last saved ``[seeds, ...]``, whatever it was trained on.
+def load_network(folder: Path) -> tuple[int, PyTree]:
+    """After how many updates a run was last saved, and its weights then ``[seeds, ...]``, whatever
+    it was trained on.
 
     Raises:
       InputError: if the folder has no whole checkpoint.
     """
-    _, states, _ = checkpoint.restore(folder / "checkpoints")
-    return states["params"]["network"]
+    update, states, _ = checkpoint.restore(folder / "checkpoints")
+    return update, states["params"]["network"]
 
 
 def _shapes(task: Task, seeds: int) -> PyTree:

@@ -83,6 +83,9 @@ FAMILIES = {
     "seed-10x50": SEED_10X50,
     "fab-20x300": FAB_20X300,
     "fab-20x300-conwip": dataclasses.replace(FAB_20X300, conwip=True),
+    # Smaller, and busier, than what a policy was trained on.
+    "fab-10x300": dataclasses.replace(FAB_20X300, groups=(10, 10), lots=(50, 50)),
+    "fab-20x300-busy": dataclasses.replace(FAB_20X300, load=(0.95, 0.95), lots=(150, 150)),
 }
 
 
