@@ -4,8 +4,9 @@
 #   benchmarks/gpu.sh [--python PYTHON] [--wheels DIR] [--purejaxrl DIR] [--out DIR]
 #                     [--seconds N] [--tiny] [STEP ...]
 #
-# A step is `setup`, a case of throughput.py, `hotspots:NAME` (of hotspots.py), `fab` (fab.py), or
-# `curves:NAME`, an experiment or group of curves.toml. Without one: all but curves.
+# A step is `setup`, a case of throughput.py, `hotspots:NAME` (of hotspots.py), `scaling:NAME` (of
+# scaling.py), `cold:NAME` (of cold.py), `fab` (fab.py), or `curves:NAME`, an experiment or group of
+# curves.toml. Without one: all but curves.
 #
 #   --python     has a CUDA build of JAX, and whatever of the rest is not among the wheels
 #   --wheels     DIR/ours and DIR/peers hold wheels, installed apart as two gymnax are among them:
@@ -79,6 +80,9 @@ step() {  # step NAME, in the time that is left
     echo "== $name"
     case $name in
         hotspots:*) "${run[@]}/hotspots.py" "${name#*:}" --missing $tiny --out "$out" ;;
+        scaling:*) "${run[@]}/scaling.py" "${name#*:}" --missing $tiny --out "$out" ;;
+        cold:*)
+            "${run[@]}/cold.py" "${name#*:}" $(with_peers) --missing $tiny --out "$out" ;;
         fab) "${run[@]}/fab.py" --missing $tiny --out "$out" ;;
         curves:*)
             "${run[@]}/curves.py" "${name#*:}" --missing --work "$out/curves" --results "$out" ;;
@@ -90,7 +94,7 @@ step() {  # step NAME, in the time that is left
     [[ -x $out/ours && " ${steps[*]} " != *" setup "* ]] || setup
     if ((${#steps[@]} == 0)); then
         mapfile -t steps < <("$out/ours" "$root/benchmarks/throughput.py" --list)
-        steps+=(hotspots:ppo hotspots:dqn hotspots:fab fab)
+        steps+=(hotspots:{ppo,dqn,fab} scaling:{environments,seeds,devices} cold:{cold,memory} fab)
     fi
     failed=()
     for name in "${steps[@]}"; do

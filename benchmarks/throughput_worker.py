@@ -137,7 +137,7 @@ def main() -> None:
     work()  # the first compiles
     prepared = time.perf_counter() - began
     say = lambda **what: print("\n" + json.dumps(what), flush=True)  # noqa: E731
-    say(prepared=prepared, steps=steps, gradient_steps=gradient_steps)
+    say(prepared=prepared, steps=steps, gradient_steps=gradient_steps, **peaks())
     for _ in sys.stdin:
         start = time.perf_counter()
         work()

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from benchmarks import hotspots, parts, throughput
+from benchmarks import hotspots, parts, scaling, throughput
 
 
 def test_a_ratio_is_taken_round_by_round():
@@ -83,6 +83,8 @@ def test_the_gpus_script_measures_everything(tmp_path):
     assert {"limit", *throughput.cases(2)} <= parts.read(tmp_path / "throughput.json").keys()
     assert {"ppo", "dqn", "fab"} <= parts.read(tmp_path / "hotspots.json").keys()
     assert "seed-10x50" in parts.read(tmp_path / "fab_speed.json")
+    assert parts.read(tmp_path / "scaling.json").keys() == set(scaling.AXES)
+    assert {"cold", "memory"} == parts.read(tmp_path / "cold.json").keys()
 
 
 def test_events_inside_another_are_not_counted_with_it():
