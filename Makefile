@@ -1,7 +1,7 @@
 # The first of these that runs and fits makes .venv; `make PYTHON=...` names another.
 PYTHON = python3.13 python3.12 python3.11 python3
 DEMO = --seeds 10
-PEERS = rejax==0.1.3 gymnax==0.0.9 six distrax flashbax stable-baselines3==2.9.2 torch==2.13.0
+PEERS = rejax==0.1.3 gymnax==0.0.9 six distrax flashbax stable-baselines3==2.9.2 torch==2.13.0 sbx-rl==0.28.0
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check

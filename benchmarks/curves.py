@@ -186,7 +186,9 @@ def _known(name: str, names: Any, what: str) -> Any:
     return names[name] if isinstance(names, dict) else name
 
 
-def chosen(suite: Suite, names: Sequence[str], missing: bool, on_gpu: bool) -> list[Experiment]:
+def chosen(
+    suite: Suite, names: Sequence[str], missing: bool, on_gpu: bool, results: Path = RESULTS
+) -> list[Experiment]:
     """The experiments to run, in the suite's order.
 
     Args:
@@ -194,6 +196,7 @@ def chosen(suite: Suite, names: Sequence[str], missing: bool, on_gpu: bool) -> l
       names: of experiments or groups; none for all that need no GPU, or have one.
       missing: leave out those with a result.
       on_gpu: whether there is one.
+      results: where results are.
 
     Raises:
       InputError: on a name that there is not.
@@ -209,7 +212,7 @@ def chosen(suite: Suite, names: Sequence[str], missing: bool, on_gpu: bool) -> l
         experiment
         for name, experiment in suite.experiments.items()
         if (name in wanted or (not names and (on_gpu or not experiment.gpu)))
-        and not (missing and result_of(experiment) is not None)
+        and not (missing and result_of(experiment, results) is not None)
     ]
 
 
@@ -579,18 +582,21 @@ def main() -> int:
     parser.add_argument("--missing", action="store_true", help="leave out those with a result")
     parser.add_argument("--table", action="store_true", help="pictures and RESULTS.md, no training")
     parser.add_argument("--work", type=Path, default=Path("runs/curves"), help="for run folders")
+    parser.add_argument("--results", type=Path, help="for the results and the table")
     arguments = parser.parse_args()
     suite = load()
+    elsewhere = arguments.results
+    places = (elsewhere, elsewhere / TABLE.name) if elsewhere else (RESULTS, TABLE)
     if arguments.table:
-        publish(suite, suite.groups)
+        publish(suite, suite.groups, *places)
         return 0
     import jax
 
     use_all_cores()  # before JAX looks for its devices
     on_gpu = jax.default_backend() == "gpu"
     try:
-        experiments = chosen(suite, arguments.names, arguments.missing, on_gpu)
-        return run_all(suite, experiments, arguments.work)
+        experiments = chosen(suite, arguments.names, arguments.missing, on_gpu, places[0])
+        return run_all(suite, experiments, arguments.work, *places)
     except InputError as error:
         parser.error(str(error))
 

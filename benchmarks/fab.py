@@ -11,7 +11,6 @@ own stamp.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -21,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlax_lab import cli, provenance
+from rlax_lab import cli
 
 cli.use_all_cores()
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import parts  # noqa: E402
 from envs.fab import dynamics, figures, generator, library, rules, simulate  # noqa: E402
 from envs.fab.describe import Plan  # noqa: E402
 from tests import fab_simpy  # noqa: E402
@@ -209,7 +209,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", help="names of fabs, or 'scaling'")
     parser.add_argument("--fab4r", help="FAB4r's data file")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--missing", action="store_true", help="leave out what the file has")
+    parser.add_argument("--tiny", action="store_true", help="little work, to see that it runs")
+    parser.add_argument("--out", type=Path, default=parts.RESULTS)
     asked = parser.parse_args()
     names = [
         ("plain-20x300", 10.0, 10_000.0),
@@ -219,25 +221,20 @@ def main() -> None:
     ]
     if asked.fab4r:
         names.append((f"fab4r:{asked.fab4r}", 20.0, 330.0))
-    asked.out.mkdir(parents=True, exist_ok=True)
-    device = jax.devices()[0].platform
-    out = asked.out / f"fab_speed{'' if device == 'cpu' else '_' + device}.json"
-    result: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-
-    def keep(name: str, found: dict[str, Any]) -> None:
-        result[name] = found | provenance.stamp()
-        out.write_text(json.dumps(result, indent=2) + "\n")
-
+    if asked.tiny:
+        names, asked.fabs, asked.rounds, asked.only = [("seed-10x50", 0.1, 10_000.0)], [2], 1, None
+    out = parts.path(asked.out, "fab_speed")
     for name, warm, days in names:
-        if asked.only and name.partition(":")[0] not in asked.only:
-            continue
         label = name.partition(":")[0]
+        if (asked.only and label not in asked.only) or (asked.missing and parts.made(out, label)):
+            continue
         plan = generator.make(PLAIN, 0) if name == "plain-20x300" else library.load(name)
         found = compare(plan, label, asked.fabs, asked.rounds, warm, days)
-        keep(label, {"command": COMMAND, "rule": RULE, **found})
-    if not asked.only or "scaling" in asked.only:
+        parts.keep(out, label, {"command": COMMAND, "rule": RULE, **found})
+    wanted = not asked.tiny and (not asked.only or "scaling" in asked.only)
+    if wanted and not (asked.missing and parts.made(out, "scaling")):
         print("cost over size, 4 fabs at once:")
-        keep("scaling", {"command": COMMAND, "rows": scaling()})
+        parts.keep(out, "scaling", {"command": COMMAND, "rows": scaling()})
 
 
 if __name__ == "__main__":

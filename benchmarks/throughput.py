@@ -1,11 +1,13 @@
 """How fast the learners are beside others' at the same work, and how far from the limit.
 
     python benchmarks/throughput.py [CASE ...] [--peers PYTHON] [--purejaxrl PATH] [--rounds 5]
+        [--missing] [--out DIR]
 
-Every side is a process of its own that compiles first and then does the same piece of work, round
-after round, in turn with the others: on a machine whose speed drifts, only ratios within a round
-mean something. `make bench` makes the environment of the peers, whose gymnax is older than ours,
-and runs all of it. The limit is what the bare matrix products of PPO's update take.
+Writes ``throughput.json``, or ``throughput_gpu.json``, each case with its own stamp. Every side is
+a process of its own that compiles first and then does the same piece of work, round after round, in
+turn with the others: on a machine whose speed drifts, only ratios within a round mean something.
+`make bench` makes the environment of the peers, whose gymnax is older than ours, and runs all of
+it. The limit is what the bare matrix products of PPO's update take.
 """
 
 import argparse
@@ -16,24 +18,30 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from rlax_lab import provenance
-
-RESULTS = Path(__file__).parent / "results"
 WORKER = Path(__file__).with_name("throughput_worker.py")
 ROOT = WORKER.parent.parent
-SIDES = ("ours", "purejaxrl", "rejax", "sb3")
+sys.path.insert(0, str(ROOT))
+from benchmarks import parts  # noqa: E402
+from rlax_lab import cli  # noqa: E402
+
+LIMIT = "limit"  # the part of the results beside the cases
 PPO = {"num_epochs": 4, "num_minibatches": 4, "num_steps": 128}
 
 
-def ppo_case(num_envs: int, env: str = "CartPole-v1", devices: int = 1) -> dict[str, Any]:
+def ppo_case(
+    num_envs: int, env: str = "CartPole-v1", devices: int = 1, least: int = 1
+) -> dict[str, Any]:
     """PPO with purejaxrl's sizes: 128 steps, 4 epochs of 4 minibatches, towers of 64 tanh units."""
     batch = num_envs * 128
-    updates = max(1, round(2**18 / batch))
+    updates = max(least, round(2**18 / batch))
     return {
         "algo": "ppo",
         "env": env,
@@ -139,6 +147,44 @@ def pendulum_case() -> dict[str, Any]:
     }
 
 
+def sbx_ppo_case() -> dict[str, Any]:
+    """PPO with 8 environments, as many as those that step them one by one are used with."""
+    updates, num_envs = 8, 8
+    return {
+        "algo": "ppo",
+        "env": "CartPole-v1",
+        "steps": updates * num_envs * 128,
+        "gradient_steps": updates * 16,
+        "gradient_steps_per_update": 16,
+        "ours": {**PPO, "num_envs": num_envs, "learning_rate": 2.5e-4},
+        "sb3_config": {
+            "n_steps": 128,
+            "batch_size": num_envs * 128 // 4,
+            "n_epochs": 4,
+            "learning_rate": 2.5e-4,
+        },
+        "sides": ("ours", "sbx", "sb3"),
+    }
+
+
+def sbx_dqn_case() -> dict[str, Any]:
+    """DQN as rejax has it, in fewer steps."""
+    updates = 400
+    return dqn_case("rejax") | {
+        "steps": updates * 10,
+        "gradient_steps": updates * 5,
+        "sb3_config": {
+            "batch_size": 100,
+            "buffer_size": 50_000,
+            "train_freq": 1,
+            "gradient_steps": 5,
+            "learning_starts": 1000,
+            "policy_kwargs": {"net_arch": [64, 64]},
+        },
+        "sides": ("ours", "sbx", "sb3"),
+    }
+
+
 def a2c_case() -> dict[str, Any]:
     """A2C with SB3's sizes: 8 environments, 5 steps."""
     return {
@@ -153,24 +199,48 @@ def a2c_case() -> dict[str, Any]:
     }
 
 
-def cases(devices: int) -> dict[str, dict[str, Any]]:
-    """By name; PPO in large batches uses `devices`, each a part of the environments."""
+def cases(devices: int, gpu: bool = False) -> dict[str, dict[str, Any]]:
+    """By name; PPO in large batches uses `devices`, each a part of the environments.
+
+    A GPU is given more updates in one piece of work, and a batch that a CPU has no use for.
+    """
     found = {"ppo_4": ppo_case(4)}
-    found |= {f"ppo_{n}": ppo_case(n, devices=devices) for n in (64, 2048, 16384)}
-    found["ppo_2048_one_device"] = {**ppo_case(2048), "sides": ("ours", "purejaxrl")}
+    sizes = (64, 2048, 16384, *((65536,) if gpu else ()))
+    found |= {f"ppo_{n}": ppo_case(n, "CartPole-v1", devices, 16 if gpu else 1) for n in sizes}
+    if devices > 1:
+        found["ppo_2048_one_device"] = {**ppo_case(2048), "sides": ("ours", "purejaxrl")}
     found["ppo_pendulum"] = pendulum_case()
     found["ppo_breakout"] = ppo_case(64, "Breakout-MinAtar")
     found["dqn_as_purejaxrl"] = dqn_case("purejaxrl")
     found["dqn_as_rejax"] = dqn_case("rejax")
     found["a2c"] = a2c_case()
+    found["ppo_as_sbx"] = sbx_ppo_case()
+    found["dqn_as_sbx"] = sbx_dqn_case()
     return found
+
+
+def installed(python: str) -> list[str]:
+    """Which peers a Python has; says which not."""
+    packages = {"rejax": "rejax", "sb3": "stable_baselines3", "sbx": "sbx"}
+    code = "import sys, importlib.util as u; print(*map(bool, map(u.find_spec, sys.argv[1:])))"
+    said = subprocess.run(
+        [python, "-c", code, *packages.values()], capture_output=True, text=True, check=True
+    )
+    there = [answer == "True" for answer in said.stdout.split()]
+    for package in itertools.compress(packages.values(), [not x for x in there]):
+        print(f"{package} is not installed and left out.", file=sys.stderr)
+    return list(itertools.compress(packages, there))
 
 
 class Side:
     """A worker process."""
 
     def __init__(self, python: str, side: str, case: dict[str, Any]) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT) if side == "ours" else ""}
+        environment = dict(os.environ)
+        if side == "ours":
+            environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+        else:
+            environment.pop("PYTHONPATH", None)
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [python, str(WORKER)],
@@ -213,16 +283,17 @@ def compare(case: dict[str, Any], pythons: dict[str, str], rounds: int) -> dict[
                 if abs(side.ready[unit] - mine[unit]) > 0.01 * mine[unit]:
                     raise RuntimeError(f"{name} takes {side.ready[unit]} {unit}, ours {mine[unit]}")
         seconds: dict[str, list[float]] = {name: [] for name in sides}
-        peaks = {}
+        peaks: dict[str, dict[str, float]] = {}
         for _ in range(rounds):
             for name, side in sides.items():
                 answer = side.ask()
-                seconds[name].append(answer["seconds"])
-                peaks[name] = answer["peak_mb"]
+                seconds[name].append(answer.pop("seconds"))
+                peaks[name] = answer
     finally:
         for side in sides.values():
             side.close()
     return {
+        "rounds": rounds,
         "steps": mine["steps"],
         "gradient_steps": mine["gradient_steps"],
         "sides": {
@@ -230,7 +301,7 @@ def compare(case: dict[str, Any], pythons: dict[str, str], rounds: int) -> dict[
                 "seconds": seconds[name],
                 "steps_per_second": mine["steps"] / float(np.median(seconds[name])),
                 "prepared_seconds": sides[name].ready["prepared"],
-                "peak_mb": peaks[name],
+                **peaks[name],
                 **({"ratio": ratio(seconds[name], seconds["ours"])} if name != "ours" else {}),
             }
             for name in sides
@@ -269,9 +340,6 @@ def operations(rows: int, found: list[Product]) -> int:
 
 def limit(num_envs: int = 2048, devices: int = 1) -> dict[str, Any]:
     """Seconds of one PPO update's matrix products alone, at the best layout and size of chunk."""
-    import jax
-    import jax.numpy as jnp
-
     rows, passes = num_envs * 128, 4
     wanted = products(4, 2)
 
@@ -279,11 +347,13 @@ def limit(num_envs: int = 2048, devices: int = 1) -> dict[str, Any]:
         def product(a: Any, b: Any, contract: tuple[int, int]) -> Any:
             return jax.lax.dot_general(a, b, (((contract[0],), (contract[1],)), ((), ())))
 
-        def body(total: Any, _: Any) -> tuple[Any, None]:
-            new = []
+        def body(carry: Any, nothing: jax.Array) -> tuple[Any, None]:
+            arrays, total = carry
+            new, touched = [], []
             for (x, w, g), t, p in zip(arrays, total, wanted, strict=True):
-                # Each depends on the last, so that none is computed once for all.
-                x = x + t[0, 0] * 0
+                # All depend on the last round, so that no product is computed once for all.
+                x, w, g = (a.at[0, 0].add(nothing * t[0, 0]) for a in (x, w, g))
+                touched.append((x, w, g))
                 if features_first:
                     y, dw = product(w, x, (0, 0)), product(x, g, (1, 1))
                     dx = product(w, g, (1, 0)) if p.into else None
@@ -291,7 +361,7 @@ def limit(num_envs: int = 2048, devices: int = 1) -> dict[str, Any]:
                     y, dw = product(x, w, (1, 0)), product(x, g, (0, 0))
                     dx = product(g, w, (1, 1)) if p.into else None
                 new.append(dw + y[0, 0] + (0 if dx is None else dx[0, 0]))
-            return new, None
+            return (touched, new), None
 
         def shape(n: int) -> tuple[int, int]:
             return (n, chunk) if features_first else (chunk, n)
@@ -308,26 +378,29 @@ def limit(num_envs: int = 2048, devices: int = 1) -> dict[str, Any]:
         start = [jnp.zeros((p.inner, p.columns)) for p in wanted]
         length = rows * passes // chunk // devices
 
-        def run(_: Any) -> Any:
-            return jax.lax.scan(body, start, length=length)[0]
+        zeros = jnp.zeros(length)  # which the compiler does not know
+
+        def run(arrays: Any, zeros: jax.Array) -> Any:
+            return jax.lax.scan(body, (arrays, start), zeros)[0][1]
 
         if devices == 1:
-            return jax.jit(run)
+            return partial(jax.jit(run), arrays, zeros)
         mesh = jax.make_mesh((devices,), ("devices",))
         spec = jax.sharding.PartitionSpec
-        return jax.jit(
-            jax.shard_map(run, mesh=mesh, in_specs=spec(), out_specs=spec(), check_vma=False)
-        )
+        run = jax.shard_map(run, mesh=mesh, in_specs=spec(), out_specs=spec(), check_vma=False)
+        return partial(jax.jit(run), arrays, zeros)
 
     best: dict[str, Any] = {}
-    for chunk in (1024, 4096, 16384):
+    for chunk in (1024, 4096, 16384, 65536):
+        if chunk * devices > rows * passes:
+            continue
         for features_first in (False, True):
             run = one(chunk, features_first)
-            jax.block_until_ready(run(0))
+            jax.block_until_ready(run())
             times = []
             for _ in range(3):
                 start = time.perf_counter()
-                jax.block_until_ready(run(0))
+                jax.block_until_ready(run())
                 times.append(time.perf_counter() - start)
             if min(times) < best.get("seconds", np.inf):
                 layout = "features first" if features_first else "rows first"
@@ -358,42 +431,42 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    devices = os.cpu_count() or 1
-    known = cases(devices)
+    cli.use_all_cores()
+    gpu, devices = jax.default_backend() != "cpu", jax.device_count()
+    known: dict[str, Any] = cases(devices, gpu) | {LIMIT: None}
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(known)}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", help="a Python that has the peers (make bench makes one)")
     parser.add_argument("--purejaxrl", type=Path, help="a checkout of it, run with that Python")
+    parser.add_argument("--missing", action="store_true", help="leave out what the file has")
+    parser.add_argument("--list", action="store_true", help="only print the cases")
     parser.add_argument("--tiny", action="store_true", help="little work, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "throughput.json")
+    parser.add_argument("--out", type=Path, default=parts.RESULTS)
     arguments = parser.parse_args()
     for name in arguments.cases:
         if name not in known:
             parser.error(f"there is no case {name!r}; there are {', '.join(known)}.")
+    if arguments.list:
+        print("\n".join(known))
+        return
     pythons = {"ours": sys.executable}
     if arguments.peers:
-        pythons |= {"rejax": arguments.peers, "sb3": arguments.peers}
+        pythons |= dict.fromkeys(installed(arguments.peers), arguments.peers)
         if arguments.purejaxrl:
             pythons["purejaxrl"] = arguments.peers
-    results: dict[str, Any] = {}
+    path = parts.path(arguments.out, "throughput")
     for name in arguments.cases or known:
-        case = known[name] | {"purejaxrl": str(arguments.purejaxrl)}
-        if arguments.tiny:
-            case = shrunk(case)
-        results[name] = compare(case, pythons, arguments.rounds)
-        print("\n".join(table({name: results[name]}).splitlines()[2:]), flush=True)
-    bound = measure_limit(devices, 64 if arguments.tiny else 2048)
-    print(table(results))
-    print(f"limit of PPO's update at {bound['num_envs']} environments: {bound}")
-    written = {
-        "command": "make bench",
-        "rounds": arguments.rounds,
-        "cases": results,
-        "limit": bound,
-        **provenance.stamp(),
-    }
-    arguments.out.write_text(json.dumps(written, indent=2) + "\n")
+        if arguments.missing and parts.made(path, name):
+            continue
+        if name == LIMIT:
+            found: dict[str, Any] = measure_limit(devices, 64 if arguments.tiny else 2048)
+            print(f"limit of PPO's update at {found['num_envs']} environments: {found}")
+        else:
+            case = known[name] | {"purejaxrl": str(arguments.purejaxrl)}
+            found = compare(shrunk(case) if arguments.tiny else case, pythons, arguments.rounds)
+            print(table({name: found}), flush=True)
+        parts.keep(path, name, found | {"command": "make bench", "tiny": arguments.tiny})
 
 
 def shrunk(case: dict[str, Any]) -> dict[str, Any]:
@@ -406,18 +479,9 @@ def shrunk(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_limit(devices: int, num_envs: int) -> dict[str, Any]:
-    """`limit` in a process of its own, whose JAX has as many devices."""
-    code = (
-        f"import json, jax; jax.config.update('jax_num_cpu_devices', {devices})\n"
-        "from benchmarks.throughput import limit\n"
-        f"found = [limit({num_envs}, n) for n in {{1, {devices}}}]\n"
-        "print(json.dumps(min(found, key=lambda x: x['seconds'])))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    """`limit` on one device or on all, whichever is faster."""
+    found = [limit(num_envs, n) for n in sorted({1, devices})]
+    return min(found, key=lambda x: x["seconds"])
 
 
 if __name__ == "__main__":

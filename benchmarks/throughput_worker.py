@@ -5,6 +5,7 @@ standard input, prints what it prepared, and then for every line that it is sent
 work and prints the seconds that it took.
 """
 
+import importlib
 import json
 import os
 import resource
@@ -24,7 +25,7 @@ def ours(case: dict[str, Any]) -> Work:
     from rlax_lab import cli, shards, train
 
     devices = case.get("devices", 1)
-    jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_num_cpu_devices", devices)  # which counts for nothing on a GPU
     env, env_params = cli.ours("registry").make(case["env"])
     module = cli.ALGORITHMS[case["algo"]]
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in case["ours"].items()}
@@ -97,23 +98,36 @@ def rejax(case: dict[str, Any]) -> Work:
     return work, case["steps"], case["gradient_steps"]
 
 
-def sb3(case: dict[str, Any]) -> Work:
+def sb3(case: dict[str, Any], package: str = "stable_baselines3") -> Work:
     import gymnasium
-    import stable_baselines3 as peer
     import torch
+    from stable_baselines3.common.vec_env import DummyVecEnv
 
     torch.set_num_threads(1)  # its networks are too small for more
     make = lambda: gymnasium.make(case["env"])  # noqa: E731
-    from stable_baselines3.common.vec_env import DummyVecEnv
-
     envs = DummyVecEnv([make] * case["ours"]["num_envs"])
-    learner = getattr(peer, case["algo"].upper())
+    learner = getattr(importlib.import_module(package), case["algo"].upper())
     model = learner("MlpPolicy", envs, device="cpu", **case["sb3_config"])
 
     def work() -> None:
         model.learn(case["steps"], reset_num_timesteps=False)
 
     return work, case["steps"], case["gradient_steps"]
+
+
+def sbx(case: dict[str, Any]) -> Work:
+    """What it shares with SB3, with learners in JAX."""
+    return sb3(case, "sbx")
+
+
+def peaks() -> dict[str, float]:
+    """The most memory that this process had: its own, and on a device that says so, there."""
+    found = {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if "jax" in sys.modules:
+        stats = sys.modules["jax"].devices()[0].memory_stats() or {}
+        if "peak_bytes_in_use" in stats:
+            found["device_peak_mb"] = stats["peak_bytes_in_use"] / 2**20
+    return found
 
 
 def main() -> None:
@@ -123,13 +137,12 @@ def main() -> None:
     work()  # the first compiles
     prepared = time.perf_counter() - began
     say = lambda **what: print("\n" + json.dumps(what), flush=True)  # noqa: E731
-    say(prepared=prepared, steps=steps, gradient_steps=gradient_steps)
+    say(prepared=prepared, steps=steps, gradient_steps=gradient_steps, **peaks())
     for _ in sys.stdin:
         start = time.perf_counter()
         work()
         seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        say(seconds=seconds, peak_mb=peak)
+        say(seconds=seconds, **peaks())
 
 
 if __name__ == "__main__":

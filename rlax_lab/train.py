@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from rlax_lab import checkpoint, shards
+from rlax_lab import checkpoint, keys, shards
 from rlax_lab.errors import NonFiniteError
 from rlax_lab.metrics import Metrics
 from rlax_lab.types import Learner, PyTree
@@ -40,7 +40,7 @@ class Report(NamedTuple):
 
 def seed_keys(seed: int, seeds: int) -> jax.Array:
     """One key per seed ``[seeds]``; each depends on its own number only, not on how many run."""
-    return jnp.stack([jax.random.key(seed + i) for i in range(seeds)])
+    return jnp.stack([keys.key(seed + i) for i in range(seeds)])
 
 
 def advance(learner: Learner, mesh: Mesh | None = None) -> jax.stages.Wrapped:

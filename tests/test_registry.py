@@ -342,6 +342,8 @@ def test_the_cause_is_kept(workspace):
 def test_libraries_for_pictures_wait_until_one_is_drawn():
     python("""
         import sys
+        import rlax_lab
+        assert not {"gymnax", "gymnasium", "orbax", "tensorboardX"} & set(sys.modules)
         from envs import registry
         env, params = registry.make("CartPole-v1")
         drawing = {"matplotlib.pyplot", "seaborn", "pandas", "scipy.stats"}

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
-from benchmarks import throughput
+from benchmarks import hotspots, parts, scaling, throughput
 
 
 def test_a_ratio_is_taken_round_by_round():
@@ -57,12 +58,42 @@ def test_an_unknown_case_is_named():
     assert "there is no case 'ppo_5'" in done.stderr
 
 
+def test_all_of_the_gpus_script_runs_and_goes_on(tmp_path):
+    words = ["benchmarks/gpu.sh", "--tiny", "--python", sys.executable, "--out", str(tmp_path)]
+    run = partial(subprocess.run, cwd=throughput.ROOT, capture_output=True, text=True)
+    done = run([*words, "ppo_4", "hotspots:fab"])
+    assert done.returncode == 0, done.stdout
+    case = parts.read(tmp_path / "throughput.json")["ppo_4"]
+    assert case["steps"] == 512
+    assert np.all(np.array(case["sides"]["ours"]["seconds"]) > 0)
+    assert "commit" in case
+    shares = [row["share"] for row in parts.read(tmp_path / "hotspots.json")["fab"]["operations"]]
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) <= 1
+    # What there is no time for is left for the next call, which leaves out what is there.
+    assert run([*words, "--seconds", "0", "ppo_4"]).returncode == 3
+    again = run([*words, "ppo_4"])
+    assert (again.returncode, "steps/s" in again.stdout) == (0, False)
+
+
 @pytest.mark.slow
-def test_our_side_runs_alone(tmp_path):
-    out = tmp_path / "found.json"
-    words = ["benchmarks/throughput.py", "ppo_4", "--tiny", "--rounds", "2", "--out", str(out)]
-    subprocess.run([sys.executable, *words], check=True, cwd=throughput.ROOT)
-    found = throughput.json.loads(out.read_text())
-    assert found["cases"]["ppo_4"]["steps"] == 512
-    assert np.all(np.array(found["cases"]["ppo_4"]["sides"]["ours"]["seconds"]) > 0)
-    assert found["limit"]["seconds"] > 0
+def test_the_gpus_script_measures_everything(tmp_path):
+    words = ["benchmarks/gpu.sh", "--tiny", "--python", sys.executable, "--out", str(tmp_path)]
+    subprocess.run(words, check=True, cwd=throughput.ROOT)
+    assert {"limit", *throughput.cases(2)} <= parts.read(tmp_path / "throughput.json").keys()
+    assert {"ppo", "dqn", "fab"} <= parts.read(tmp_path / "hotspots.json").keys()
+    assert "seed-10x50" in parts.read(tmp_path / "fab_speed.json")
+    assert parts.read(tmp_path / "scaling.json").keys() == set(scaling.AXES)
+    assert {"cold", "memory"} == parts.read(tmp_path / "cold.json").keys()
+
+
+def test_events_inside_another_are_not_counted_with_it():
+    events = [
+        hotspots.Event("loop", 0.0, 10.0),
+        hotspots.Event("call", 1.0, 6.0),
+        hotspots.Event("add", 2.0, 1.0),
+        hotspots.Event("add", 3.0, 2.0),
+        hotspots.Event("copy", 10.0, 1.0),
+    ]
+    expected = [("loop", 4.0), ("call", 3.0), ("add", 1.0), ("add", 2.0), ("copy", 1.0)]
+    assert hotspots.own_times(events) == expected
