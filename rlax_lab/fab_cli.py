@@ -1,4 +1,4 @@
-"""The command line of the wafer fabs: list, describe, rules, run, compare."""
+"""The command line of the wafer fabs."""
 
 import contextlib
 import csv
