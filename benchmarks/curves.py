@@ -346,7 +346,7 @@ def pictures(suite: Suite, names: Iterable[str], results: Path = RESULTS) -> Non
         group = suite.groups[name]
         if name == TOGETHER:
             sets = profiles.collect(last_returns(suite, group, results))
-            if all(sets.values()):
+            if sets:
                 profiles.draw(sets, results / "profiles.png")
         if group.baseline is None:
             for member in group.experiments:
@@ -480,8 +480,7 @@ def _together(returns: dict[tuple[str, str], list[float]]) -> list[str]:
     parts = []
     head = "learner", "IQM", "median", "optimality gap", "better than the first"
     for title, learners in profiles.collect(returns).items():
-        if learners:
-            parts += [f"On {title}:", _markdown(head, profiles.rows(learners))]
+        parts += [f"On {title}:", _markdown(head, profiles.rows(learners))]
     picture = "![Performance profiles](benchmarks/results/profiles.png)"
     return ["### All tasks together", ALL_TASKS, picture, *parts] if parts else []
 
