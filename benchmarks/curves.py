@@ -365,7 +365,9 @@ HEAD = """\
 `python benchmarks/curves.py --table` makes this page from the files in `benchmarks/results`, and
 `make curves` (`python benchmarks/curves.py [NAME ...]`) makes those: `benchmarks/curves.toml` says
 what is run, `NAME.json` what came of it, with its command, configuration, hardware, versions and
-commit, and `NAME.npz` holds the returns of every seed at every report.
+commit, and `NAME.npz` holds the returns of every seed at every report. Experiments that differ in
+nothing but floats of their configurations train in one program; each is then the run that it would
+be alone, but for the rounding of larger batches. The clock in their files is that of all `trials`.
 
 Returns are those of the greedy policy, one number per seed: the mean of its evaluation episodes
 after the whole budget. IQM is the interquartile mean over seeds, with its 95 % bootstrap interval.
