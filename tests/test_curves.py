@@ -276,49 +276,37 @@ def test_an_interrupted_suite_goes_on_where_it_stopped(
     assert table.read_text() == text
 
 
-def test_experiments_that_differ_but_in_floats_share_a_program(declare, alone, tmp_path):
+def test_experiments_that_differ_but_in_floats_share_a_program(declare, alone, tmp_path, capsys):
     """Each finds what it finds alone, to the rounding of other batches, and is saved as if it had
-    run so; the program stops and resumes as a whole."""
-    suite = declare()
+    run so; one that diverges does not take the others along."""
+    wild = "[varied.experiments.wild]\nconfig = { learning_rate = 1e30 }\n"
+    suite = declare(TINY + wild)
     found = curves.programs(suite.experiments.values())
-    assert [program.name for program in found] == ["small+calm", "large", "sharp"]
-    shared, small, calm = found[0], suite.experiments["small"], suite.experiments["calm"]
+    assert [program.name for program in found] == ["small+calm+wild", "large", "sharp"]
+    shared, (small, calm, wild) = found[0], found[0].experiments
     results, table = tmp_path / "results", tmp_path / "RESULTS.md"
     results.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.StopRequest, "signal", 15)
-        code = curves.run_all(suite, [small, calm], tmp_path, results, table)
-    assert code == 128 + 15
-    assert list(results.iterdir()) == []
-    assert curves.run_all(suite, [small, calm], tmp_path, results, table) == 0
+    assert curves.run_all(suite, shared.experiments, tmp_path, results, table) == 1
+    assert capsys.readouterr().err.endswith("These diverged: wild.\n")
+    assert curves.result_of(wild, results) is None
     for trial, experiment in enumerate((small, calm)):
-        assert curves.run(curves.Program((experiment,)), tmp_path / "alone") == 0
-        one, (summary,) = curves.read_curve(tmp_path / "alone"), curves.trained(tmp_path / "alone")
+        folder = tmp_path / experiment.name
+        assert curves.run(curves.Program((experiment,)), folder) == 0
+        one, (summary,) = curves.read_curve(folder), curves.trained(folder)
         curve, result = curves.curve_of(experiment, results), curves.result_of(experiment, results)
         for name in ("steps", "returns", "episode_returns", "episodes"):
             np.testing.assert_allclose(getattr(curve, name), getattr(one, name), rtol=1e-6)
-        assert (result["trial"], result["trials"]) == (trial, 2)
+        assert (result["trial"], result["trials"]) == (trial, 3)
         assert summary.keys() - result.keys() == set()
         for name in ("algo", "env", "seeds", "env_steps", "config", "steps_to_threshold"):
             assert result[name] == summary[name]
         assert result["command"].startswith("rlax-lab sweep a2c --env CartPole-v1")
-        shutil.rmtree(tmp_path / "alone")
     # What is done is not run again, and what is there of other settings not taken for it.
-    assert curves.run(shared, tmp_path / shared.name) == 0
-    other = curves.Program((small, calm._replace(config={"gamma": 0.5})))
-    with pytest.raises(InputError, match=r"not small\+calm as curves\.toml has it"):
-        curves.run(other, tmp_path / shared.name)
-
-
-def test_a_variant_that_diverges_does_not_take_the_others_along(declare, alone, tmp_path, capsys):
-    suite = declare(TINY.replace("entropy_coef = 0.1", "learning_rate = 1e30"))
-    small, calm = (suite.experiments[name] for name in ("small", "calm"))
-    results, table = tmp_path / "results", tmp_path / "RESULTS.md"
-    results.mkdir()
-    assert curves.run_all(suite, [small, calm], tmp_path, results, table) == 1
-    assert curves.result_of(small, results) is not None
-    assert curves.result_of(calm, results) is None
-    assert capsys.readouterr().err.endswith("These diverged: calm.\n")
+    folder = tmp_path / shared.name
+    assert curves.run(shared, folder) == 0
+    other = curves.Program((small, calm._replace(config={"gamma": 0.5}), wild))
+    with pytest.raises(InputError, match=r"not small\+calm\+wild as curves\.toml has it"):
+        curves.run(other, folder)
 
 
 SHARED = [p for p in curves.programs(SUITE.experiments.values()) if len(p.experiments) > 1]
