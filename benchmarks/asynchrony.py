@@ -13,7 +13,6 @@ Writes ``results/asynchrony.json`` and ``results/asynchrony.png``.
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 from matplotlib.ticker import EngFormatter
 
 from rlax_lab import a2c, a3c, provenance
+from rlax_lab.checkpoint import write_json
 from rlax_lab.config import to_json
 from rlax_lab.evaluate import evaluate
 from rlax_lab.plots import look, save, style
@@ -169,7 +169,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     command = f"python benchmarks/asynchrony.py --seeds {arguments.seeds}"
     result = {"command": command, "seeds": arguments.seeds, "rows": rows, **provenance.stamp()}
-    (arguments.out / "asynchrony.json").write_text(json.dumps(result) + "\n")
+    write_json(arguments.out / "asynchrony.json", result)
     draw(rows, arguments.out / "asynchrony.png")
 
 

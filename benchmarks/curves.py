@@ -2,10 +2,12 @@
 
     python benchmarks/curves.py [NAME ...] [--missing] [--work FOLDER]
 
-runs the experiments and groups of ``curves.toml`` that are named, or all of them, one after the
-other through the command line. Each has a run folder in ``runs/curves``, so that the same command
-goes on after an interruption, and skips what is done there. What a run found goes to
-``benchmarks/results``: ``NAME.json`` (stamped), ``NAME.npz`` (every seed's returns) and a picture.
+runs the experiments and groups of ``curves.toml`` that are named, or all of them, through the
+command line. Those that differ but in float fields of their configuration train side by side in one
+program, as a sweep; the programs run one after the other. Each has a folder in ``runs/curves``, so
+that the same command goes on after an interruption, and skips what is done there. What an
+experiment found goes to ``benchmarks/results``: ``NAME.json`` (stamped), ``NAME.npz`` (every seed's
+returns) and a picture.
 
     python benchmarks/curves.py --table
 
@@ -25,13 +27,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import profiles
+from rlax_lab.checkpoint import write_json
 from rlax_lab.cli import ALGORITHMS, use_all_cores
 from rlax_lab.cli import main as rlax_lab
 from rlax_lab.config import check, from_json, to_json
 from rlax_lab.errors import InputError, nearest
 from rlax_lab.plots import Curve, draw, read_curve, read_result
 from rlax_lab.progress import count, duration
-from rlax_lab.runs import read_record
+from rlax_lab.runs import reached
 from rlax_lab.statistics import summarize
 
 HERE = Path(__file__).parent
@@ -111,6 +114,27 @@ class Experiment(NamedTuple):
             return False
         config = to_json(self.configuration())
         return {k: v for k, v in config.items() if k in result["config"]} == result["config"]
+
+
+class Program(NamedTuple):
+    """Experiments that one program trains side by side, or one alone."""
+
+    experiments: tuple[Experiment, ...]
+
+    @property
+    def name(self) -> str:
+        return "+".join(experiment.name for experiment in self.experiments)
+
+    def words(self, reports: int = 20) -> list[str]:
+        """The command line that runs it, as far as the folder."""
+        first = self.experiments[0]
+        if len(self.experiments) == 1:
+            return first.words(reports)
+        configs = [to_json(experiment.configuration()) for experiment in self.experiments]
+        values = {name: [config[name] for config in configs] for name in configs[0]}
+        varied = {name: list_ for name, list_ in values.items() if len(set(map(str, list_))) > 1}
+        _, *words = first._replace(config=first.config | varied).words(reports)
+        return ["sweep", *words, "--method", "zip", "--fresh-seeds", "0"]
 
 
 class Group(NamedTuple):
@@ -216,37 +240,85 @@ def chosen(
     ]
 
 
-def run(experiment: Experiment, folder: Path, reports: int = 20) -> int:
-    """Runs an experiment in `folder`, or what is left of it; returns the exit code.
+def programs(experiments: Iterable[Experiment]) -> list[Program]:
+    """Experiments that can share a program in one, each at the place of its first.
+
+    They can where they differ in nothing but floats of their configurations.
+    """
+    alike: dict[str, list[Experiment]] = {}
+    for experiment in experiments:
+        config = to_json(experiment.configuration())
+        shape = {name: "float" if isinstance(x, float) else x for name, x in config.items()}
+        same = experiment.algo, experiment.env, experiment.seeds, experiment.run, shape
+        alike.setdefault(json.dumps(same), []).append(experiment)
+    return [Program(tuple(some)) for some in alike.values()]
+
+
+def run(program: Program, folder: Path, reports: int = 20) -> int:
+    """Runs a program in `folder`, or what is left of it; returns the exit code.
 
     Raises:
-      InputError: where the folder holds a run of other settings.
+      InputError: where the folder holds a finished run of other settings.
     """
-    words = [*experiment.words(reports), "--out", str(folder)]
+    words = [*program.words(reports), "--out", str(folder)]
     if not (folder / "config.json").exists():
         return rlax_lab(words)
-    if not experiment.made(read_record(folder)):
-        raise InputError(
-            f"{folder} holds a run that is not {experiment.name} as curves.toml has it; remove it, "
-            "or give another --work."
-        )
-    return 0 if (folder / "summary.json").exists() else rlax_lab([*words, "--resume"])
-
-
-def keep(experiment: Experiment, folder: Path, results: Path = RESULTS) -> None:
-    """Saves what the finished run in `folder` found."""
-    summary = json.loads((folder / "summary.json").read_text())
-    curve = read_curve(folder)
-    np.savez_compressed(
-        results / f"{experiment.name}.npz",
-        steps=curve.steps,
-        returns=curve.returns,
-        episode_returns=curve.episode_returns,
-        episodes=curve.episodes,
+    if not (folder / "summary.json").exists():
+        return rlax_lab([*words, "--resume"])
+    found = trained(folder)
+    made = len(found) == len(program.experiments) and all(
+        map(Experiment.made, program.experiments, found)
     )
-    command = " ".join(["rlax-lab", *experiment.words()])
-    result = {"command": command, **summary}
-    (results / f"{experiment.name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    if not made:
+        raise InputError(
+            f"{folder} holds a run that is not {program.name} as curves.toml has it; remove it, or "
+            "give another --work."
+        )
+    return 0
+
+
+def trained(folder: Path) -> list[dict[str, Any]]:
+    """The summary of a finished run, or those of the trials of a sweep as if each had been one.
+
+    Of these the clock is that of all `trials`.
+    """
+    summary = json.loads((folder / "summary.json").read_text())
+    settings = summary.pop("settings", None)
+    if settings is None:
+        return [summary]
+    for name in ("best", "method"):
+        del summary[name]
+    return [
+        {
+            **summary,
+            "trial": setting["trial"],
+            "final_return": setting["final_return"],
+            "config": summary["config"] | setting["values"],
+        }
+        for setting in settings
+    ]
+
+
+def keep(program: Program, folder: Path, results: Path = RESULTS) -> list[str]:
+    """Saves what the finished program in `folder` found; returns the names of what diverged."""
+    command = " ".join(["rlax-lab", *program.words()])
+    diverged = []
+    for experiment, summary in zip(program.experiments, trained(folder), strict=True):
+        if "trial" in summary and None in summary["final_return"]["per_seed"]:
+            diverged.append(experiment.name)
+            continue
+        curve = read_curve(folder, summary.get("trial"))
+        np.savez_compressed(
+            results / f"{experiment.name}.npz",
+            steps=curve.steps,
+            returns=curve.returns,
+            episode_returns=curve.episode_returns,
+            episodes=curve.episodes,
+        )
+        solved = {"steps_to_threshold": reached(curve.steps, curve.returns, curve.threshold)}
+        result = {"command": command, **summary, **solved}
+        write_json(results / f"{experiment.name}.json", result)
+    return diverged
 
 
 def result_of(experiment: Experiment, results: Path = RESULTS) -> dict[str, Any] | None:
@@ -277,7 +349,7 @@ def pictures(suite: Suite, names: Iterable[str], results: Path = RESULTS) -> Non
         group = suite.groups[name]
         if name == TOGETHER:
             sets = profiles.collect(last_returns(suite, group, results))
-            if all(sets.values()):
+            if sets:
                 profiles.draw(sets, results / "profiles.png")
         if group.baseline is None:
             for member in group.experiments:
@@ -296,7 +368,9 @@ HEAD = """\
 `python benchmarks/curves.py --table` makes this page from the files in `benchmarks/results`, and
 `make curves` (`python benchmarks/curves.py [NAME ...]`) makes those: `benchmarks/curves.toml` says
 what is run, `NAME.json` what came of it, with its command, configuration, hardware, versions and
-commit, and `NAME.npz` holds the returns of every seed at every report.
+commit, and `NAME.npz` holds the returns of every seed at every report. Experiments that differ in
+nothing but floats of their configurations train in one program; each is then the run that it would
+be alone, but for the rounding of larger batches. The clock in their files is that of all `trials`.
 
 Returns are those of the greedy policy, one number per seed: the mean of its evaluation episodes
 after the whole budget. IQM is the interquartile mean over seeds, with its 95 % bootstrap interval.
@@ -411,8 +485,7 @@ def _together(returns: dict[tuple[str, str], list[float]]) -> list[str]:
     parts = []
     head = "learner", "IQM", "median", "optimality gap", "better than the first"
     for title, learners in profiles.collect(returns).items():
-        if learners:
-            parts += [f"On {title}:", _markdown(head, profiles.rows(learners))]
+        parts += [f"On {title}:", _markdown(head, profiles.rows(learners))]
     picture = "![Performance profiles](benchmarks/results/profiles.png)"
     return ["### All tasks together", ALL_TASKS, picture, *parts] if parts else []
 
@@ -537,21 +610,27 @@ def run_all(
     results: Path = RESULTS,
     table: Path = TABLE,
 ) -> int:
-    """Runs experiments in turn, each saved and shown as it ends; returns the exit code."""
+    """Runs the programs of experiments in turn, each saved and shown as it ends; returns the exit
+    code."""
     diverged = []
-    for index, experiment in enumerate(experiments):
-        name = experiment.name
-        print(f"{index + 1} of {len(experiments)}: {name}", flush=True)
-        code = run(experiment, work / name)
+    queue = programs(experiments)
+    for index, program in enumerate(queue):
+        names = [experiment.name for experiment in program.experiments]
+        print(f"{index + 1} of {len(queue)}: {', '.join(names)}", flush=True)
+        code = run(program, work / program.name)
         if code == 1:  # which is a finding, and no reason to leave out the others
-            diverged.append(name)
+            diverged += names
         elif code:
             return code
         else:
-            keep(experiment, work / name, results)
-            shown = [g for g in suite.groups.values() if name in (*g.experiments, g.baseline)]
-            publish(suite, [group.name for group in shown], results, table)
-        left = seconds(suite, experiments[index + 1 :], results)
+            diverged += keep(program, work / program.name, results)
+            shown = [
+                group.name
+                for group in suite.groups.values()
+                if not {*group.experiments, group.baseline}.isdisjoint(names)
+            ]
+            publish(suite, shown, results, table)
+        left = seconds(suite, [e for p in queue[index + 1 :] for e in p.experiments], results)
         print(f"About {duration(left)} left for the other experiments.", flush=True)
     if diverged:
         print(f"These diverged: {', '.join(diverged)}.", file=sys.stderr)
@@ -569,7 +648,8 @@ def seconds(suite: Suite, experiments: Iterable[Experiment], results: Path = RES
         paces: dict[str, list[float]] = {}
         for other in alike:
             if found := result_of(other, results):
-                pace = found["wall_seconds"] / (found["env_steps"] * found["seeds"])
+                work = found["env_steps"] * found["seeds"] * found.get("trials", 1)
+                pace = found["wall_seconds"] / work
                 paces.setdefault(other.env, []).append(pace)
         known = paces.get(experiment.env) or [x for xs in paces.values() for x in xs] or [0.0]
         total += float(np.median(known)) * experiment.total_steps * experiment.seeds

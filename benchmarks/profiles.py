@@ -30,12 +30,17 @@ SCALE = {
     "Pendulum-v1": (-1229.5, -163.0),
     "MountainCarContinuous-v0": (-33.1, 91.2),
 }
-# Every learner on the tasks that all of these can do.
+# Learners, and the tasks that all of these can do.
 SETS = {
-    "CartPole, Acrobot, MountainCar": ("ppo", "a2c", "a3c", "reinforce", "dqn"),
-    "the same, Pendulum and MountainCarContinuous": ("ppo", "a2c", "a3c", "reinforce"),
+    "CartPole, Acrobot, MountainCar": (
+        ("ppo", "a2c", "a3c", "reinforce", "dqn"),
+        ("CartPole-v1", "Acrobot-v1", "MountainCar-v0"),
+    ),
+    "the same, Pendulum and MountainCarContinuous": (
+        ("ppo", "a2c", "a3c", "reinforce"),
+        tuple(SCALE),
+    ),
 }
-TASKS = (tuple(SCALE)[:3], tuple(SCALE))
 
 
 class Learner(NamedTuple):
@@ -46,18 +51,19 @@ class Learner(NamedTuple):
 
 
 def collect(returns: Mapping[tuple[str, str], Any]) -> dict[str, list[Learner]]:
-    """Of each of `SETS` the learners with a result on all of its tasks.
+    """Of each of `SETS` the learners with a result on all of its tasks, if there are any.
 
     Args:
       returns: the last returns of every seed, by learner and task.
     """
     found = {}
-    for (title, algos), tasks in zip(SETS.items(), TASKS, strict=True):
+    for title, (algos, tasks) in SETS.items():
         there = [algo for algo in algos if all((algo, task) in returns for task in tasks)]
-        found[title] = [
-            Learner(algo, np.column_stack([score(task, returns[algo, task]) for task in tasks]))
-            for algo in there
-        ]
+        if there:
+            found[title] = [
+                Learner(algo, np.column_stack([score(task, returns[algo, task]) for task in tasks]))
+                for algo in there
+            ]
     return found
 
 

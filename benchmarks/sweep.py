@@ -23,6 +23,7 @@ import matplotlib.figure
 import numpy as np
 
 from rlax_lab import cli, ppo, provenance, runs
+from rlax_lab.checkpoint import write_json
 from rlax_lab.cli import main as rlax_lab
 from rlax_lab.plots import COLORS, save, style
 from rlax_lab.statistics import summarize
@@ -104,7 +105,7 @@ def main() -> None:
         "searches": found,
         **provenance.stamp(),
     }
-    (out / "sweep.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_json(out / "sweep.json", result)
     draw(rows, out / "sweep.png")
 
 

@@ -105,10 +105,13 @@ class _Record(NamedTuple):
     eval_return: float
     has_eval: bool
     episodes: float  # since the report before
+    trial: int | None  # of a sweep
 
 
-def read_curve(run: Path) -> Curve:
+def read_curve(run: Path, trial: int | None = None) -> Curve:
     """Read the learning curve of a run folder from its `metrics.jsonl` and `config.json`.
+
+    Of a sweep's folder it is the curve of one `trial`.
 
     A last line cut short, as a killed run leaves it, is ignored. Of two lines for the same seed and
     step count, as a resumed run leaves them, the later one counts.
@@ -129,12 +132,13 @@ def read_curve(run: Path) -> Curve:
         raise InputError(
             f"{path} is not a JSON object with algo, env, seeds and threshold."
         ) from error
-    if "trials" in config:
+    if trial is None and "trials" in config:
         raise InputError(f"{run} holds a sweep, not one run.")
+    lines = [line for line in _read_records(run / "metrics.jsonl", seeds) if line.trial == trial]
+    if not lines:
+        raise InputError(f"{run} holds no trial {trial}.")
 
-    env_steps, seed, episode_return, eval_return, has_eval, ended = zip(
-        *_read_records(run / "metrics.jsonl", seeds), strict=True
-    )
+    env_steps, seed, episode_return, eval_return, has_eval, ended, _ = zip(*lines, strict=True)
     steps, report = np.unique(np.array(env_steps, np.int64), return_inverse=True)
     episode_returns, eval_returns, episodes = np.full((3, len(steps), seeds), np.nan)
     episode_returns[report, seed] = episode_return
@@ -231,6 +235,7 @@ def _parse(line: bytes, seeds: int) -> _Record:
         eval_return=number(record.get("eval_return")),
         has_eval="eval_return" in record,
         episodes=number(record.get("episodes")),
+        trial=record.get("trial"),
     )
 
 

@@ -62,8 +62,8 @@ def _commit() -> str | None:
     try:
         commit = git("rev-parse", "HEAD")
         # Results written a moment ago are no change to what made them.
-        words = "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"
-        changed = git(*words)
+        results = ":!benchmarks/results", ":!RESULTS.md"
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *results)
     except OSError:
         return None
     return (commit + ("-modified" if changed else "")) or None

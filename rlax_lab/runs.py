@@ -462,22 +462,27 @@ def _summary(record: dict[str, Any], folder: Path, clock: dict[str, float]) -> d
 
     curve = plots.read_curve(folder)
     steps, seeds = int(curve.steps[-1]), record["seeds"]
-    reached: list[int | None] = [None] * seeds
-    if curve.threshold is not None:
-        reached = statistics.steps_to_threshold(curve.steps, curve.returns, curve.threshold)
     return {
         "algo": record["algo"],
         "env": record["env"],
         "seeds": seeds,
         "env_steps": steps,
         "final_return": final(curve.returns[-1]),
-        "steps_to_threshold": {"threshold": curve.threshold, "per_seed": reached},
+        "steps_to_threshold": reached(curve.steps, curve.returns, curve.threshold),
         "steps_per_second": steps * seeds / clock["train"],
         "compile_seconds": clock["compile"],
         "wall_seconds": clock["wall"],
         **provenance.stamp(),
         "config": record["config"],
     }
+
+
+def reached(steps: np.ndarray, returns: np.ndarray, threshold: float | None) -> dict[str, Any]:
+    """When each seed's returns ``[R, S]`` reached a threshold, as a summary has it."""
+    found: list[int | None] = [None] * returns.shape[1]
+    if threshold is not None:
+        found = statistics.steps_to_threshold(steps, returns, threshold)
+    return {"threshold": threshold, "per_seed": found}
 
 
 def final(returns: np.ndarray) -> dict[str, Any]:

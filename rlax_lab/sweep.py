@@ -40,20 +40,23 @@ class Settings(runs.Settings):
 
     method: str | None = setting(
         None,
-        "draws at random, all combinations of lists, or population-based training within ranges "
-        "(Jaderberg et al. 2017); none for grid where there are but lists, else random",
-        choices=("random", "grid", "pbt"),
+        "draws at random, all combinations of lists (grid) or only their first, second, ... values "
+        "together (zip), or population-based training within ranges (Jaderberg et al. 2017); none "
+        "for grid where there are but lists, else random",
+        choices=("random", "grid", "zip", "pbt"),
     )
     trials: int | None = setting(
         None,
-        "how many settings, or members of a population; none for 16, or all of a grid",
+        "how many settings, or members of a population; none for 16, or all of a grid or zip",
         low=1,
     )
     seeds: int = setting(5, "runs of every setting, or populations", low=1)
     reports: int = setting(
         20, "how many times to evaluate and report; after each, a population evolves", low=1
     )
-    fresh_seeds: int = setting(10, "seeds to train the best setting with anew, not of pbt", low=1)
+    fresh_seeds: int = setting(
+        10, "seeds to train the best setting with anew, not of pbt; 0 for none", low=0
+    )
     exploit_fraction: float = setting(
         0.2, "of pbt: what part of a population copies as many of its best (paper: 0.2)", above=0
     )
@@ -160,12 +163,16 @@ def resolved(settings: Settings, space: Space) -> Settings:
     lists = [name for name in space if name not in ranges]
     method = settings.method or ("random" if ranges else "grid")
     trials = settings.trials
-    if method == "grid":
+    if method in ("grid", "zip"):
         if ranges:
-            raise InputError(f"{ranges[0]} is a range, but a grid is made of lists.")
-        size = math.prod(len(over) for over in space.values())
+            raise InputError(f"{ranges[0]} is a range, but a {method} is made of lists.")
+        lengths = [len(over) for over in space.values()]
+        if method == "zip" and len(set(lengths)) > 1:
+            had = ", ".join(f"{name} {n}" for name, n in zip(space, lengths, strict=True))
+            raise InputError(f"the lists of a zip must be equally long, but have values: {had}.")
+        size = math.prod(lengths) if method == "grid" else lengths[0]
         if trials not in (None, size):
-            raise InputError(f"trials is {trials}, but the grid has {size}.")
+            raise InputError(f"trials is {trials}, but the {method} has {size}.")
         trials = size
     trials = 16 if trials is None else trials
     if method == "pbt":
@@ -179,10 +186,10 @@ def resolved(settings: Settings, space: Space) -> Settings:
 
 
 def fresh(settings: Settings) -> runs.Settings:
-    """How the best setting is trained anew."""
+    """How the best setting is trained anew; if it is not, as it was trained."""
     return runs.Settings(
-        seeds=settings.fresh_seeds,
-        seed=settings.seed + settings.seeds,
+        seeds=settings.fresh_seeds or settings.seeds,
+        seed=settings.seed + (settings.seeds if settings.fresh_seeds else 0),
         reports=settings.reports,
         eval_episodes=settings.eval_episodes,
         checkpoint_seconds=settings.checkpoint_seconds,
@@ -191,9 +198,11 @@ def fresh(settings: Settings) -> runs.Settings:
 
 
 def values_of(space: Space, settings: Settings) -> population.Values:
-    """The settings that a search by grid or at random tries ``[trials]``, by field."""
+    """The settings that a search by grid, by zip or at random tries ``[trials]``, by field."""
     if settings.method == "grid":
         return population.grid(space)
+    if settings.method == "zip":
+        return {name: jnp.array(over, jnp.float32) for name, over in space.items()}
     # Apart from the keys of evaluations, which are folded with numbers of updates.
     key = jax.random.fold_in(jax.random.key(settings.seed), jnp.uint32(2**31))
     assert settings.trials is not None
@@ -302,7 +311,7 @@ def run(
             f"{progress.count(summary['env_steps'])} steps",
             "best": f"trial {best['trial']}: {population.told(best['values'])}",
             "as picked": progress.measured(best["picked"]),
-            f"on {anew}": progress.measured(best["fresh"]),
+            **({f"on {anew}": progress.measured(best["fresh"])} if best["fresh"] else {}),
             "speed": progress.speed(summary),
             "picture": str(picture),
             "sweep folder": str(folder),
@@ -325,7 +334,7 @@ def _best_setting(
     lines: list[dict[str, Any]],
     folder: Path,
 ) -> dict[str, Any]:
-    """All settings and the best by its interquartile mean, trained anew in ``best/``."""
+    """All settings and the best by its interquartile mean, if asked to trained anew."""
     trials = []
     for trial, group in itertools.groupby(
         sorted(final(lines), key=lambda line: line["trial"]), key=lambda line: line["trial"]
@@ -337,15 +346,18 @@ def _best_setting(
 
     best = max(trials, key=lambda trial: rank(trial["final_return"]))
     chosen, again = dataclasses.replace(config, **best["values"]), fresh(settings)
-    alone = cli._task(task.algo, task.env_name, chosen, again.parts)
-    inside = folder / "best"
-    anew = runs.run(alone, again, inside, resume=(inside / "config.json").exists())
+    anew = None
+    if settings.fresh_seeds:
+        alone = cli._task(task.algo, task.env_name, chosen, again.parts)
+        inside = folder / "best"
+        resume = (inside / "config.json").exists()
+        anew = runs.run(alone, again, inside, resume)["final_return"]
     return {
         "best": {
             "trial": best["trial"],
             "values": best["values"],
             "picked": best["final_return"],
-            "fresh": anew["final_return"],
+            "fresh": anew,
             "command": command_of("train", task, again, chosen),
         },
         "settings": trials,

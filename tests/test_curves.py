@@ -1,5 +1,6 @@
 """The suite of experiments, its runner and its table: the real one, and a tiny one."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import curves
-from rlax_lab import cli, train
+from rlax_lab import cli, population, sweep, train
 from rlax_lab.errors import InputError
 
 SUITE = curves.load()
@@ -48,7 +49,11 @@ baseline_label = "as it is"
 [varied.experiments.sharp]
 label = "sharp"
 expected = "worse"
-config = { entropy_coef = 0.0 }
+config = { activation = "relu" }
+[varied.experiments.calm]
+label = "calm"
+gpu = true
+config = { entropy_coef = 0.1, gamma = 0.9 }
 """
 
 
@@ -198,9 +203,9 @@ def test_which_experiments_run(declare):
         return [e.name for e in curves.chosen(suite, given, missing, on_gpu)]
 
     assert names() == ["small", "sharp"]
-    assert names(on_gpu=True) == ["small", "large", "sharp"]
+    assert names(on_gpu=True) == ["small", "large", "sharp", "calm"]
     assert names("large") == ["large"]
-    assert names("varied", "small") == ["small", "sharp"]
+    assert names("varied", "small") == ["small", "sharp", "calm"]
     with pytest.raises(InputError, match=r"no experiment or group 'lage'.*'large'"):
         names("lage")
     with pytest.raises(InputError, match="the groups are plain, varied"):
@@ -241,7 +246,7 @@ def test_an_interrupted_suite_goes_on_where_it_stopped(
     assert (work / "small" / "summary.json").read_bytes() == first
     assert "2 of 2: sharp" in capsys.readouterr().out
 
-    assert curves.run(sharp, tmp_path / "whole") == 0
+    assert curves.run(curves.Program((sharp,)), tmp_path / "whole") == 0
     curve = curves.curve_of(sharp, results, "sharp")
     again = curves.read_curve(tmp_path / "whole")
     np.testing.assert_array_equal(curve.returns, again.returns)
@@ -271,19 +276,78 @@ def test_an_interrupted_suite_goes_on_where_it_stopped(
     assert table.read_text() == text
 
 
+def test_experiments_that_differ_but_in_floats_share_a_program(declare, alone, tmp_path, capsys):
+    """Each finds what it finds alone, to the rounding of other batches, and is saved as if it had
+    run so; one that diverges does not take the others along."""
+    wild = "[varied.experiments.wild]\nconfig = { learning_rate = 1e30 }\n"
+    suite = declare(TINY + wild)
+    found = curves.programs(suite.experiments.values())
+    assert [program.name for program in found] == ["small+calm+wild", "large", "sharp"]
+    shared, (small, calm, wild) = found[0], found[0].experiments
+    results, table = tmp_path / "results", tmp_path / "RESULTS.md"
+    results.mkdir()
+    assert curves.run_all(suite, shared.experiments, tmp_path, results, table) == 1
+    assert capsys.readouterr().err.endswith("These diverged: wild.\n")
+    assert curves.result_of(wild, results) is None
+    for trial, experiment in enumerate((small, calm)):
+        folder = tmp_path / experiment.name
+        assert curves.run(curves.Program((experiment,)), folder) == 0
+        one, (summary,) = curves.read_curve(folder), curves.trained(folder)
+        curve, result = curves.curve_of(experiment, results), curves.result_of(experiment, results)
+        for name in ("steps", "returns", "episode_returns", "episodes"):
+            np.testing.assert_allclose(getattr(curve, name), getattr(one, name), rtol=1e-6)
+        assert (result["trial"], result["trials"]) == (trial, 3)
+        assert summary.keys() - result.keys() == set()
+        for name in ("algo", "env", "seeds", "env_steps", "config", "steps_to_threshold"):
+            assert result[name] == summary[name]
+        assert result["command"].startswith("rlax-lab sweep a2c --env CartPole-v1")
+    # What is done is not run again, and what is there of other settings not taken for it.
+    folder = tmp_path / shared.name
+    assert curves.run(shared, folder) == 0
+    other = curves.Program((small, calm._replace(config={"gamma": 0.5}), wild))
+    with pytest.raises(InputError, match=r"not small\+calm\+wild as curves\.toml has it"):
+        curves.run(other, folder)
+
+
+SHARED = [p for p in curves.programs(SUITE.experiments.values()) if len(p.experiments) > 1]
+
+
+def test_the_ablations_of_floats_share_their_baselines_program():
+    names = [program.name for program in SHARED]
+    assert "ppo_cartpole+ppo_cartpole_lambda_0+ppo_cartpole_lambda_1" in names
+
+
+@pytest.mark.parametrize("program", SHARED, ids=lambda program: program.name)
+def test_the_command_line_takes_every_program(program, alone, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(sweep, "run", lambda *args: seen.append(args) or 0)
+    monkeypatch.setattr(population, "unused", lambda *_, **__: [])  # which other tests are of
+    assert cli.main([*program.words(), "--out", str(tmp_path / "run")]) == 0
+    [(task, config, space, settings, *_)] = seen
+    values = {name: x.tolist() for name, x in sweep.values_of(space, settings).items()}
+    assert settings.trials == len(program.experiments)
+    for trial, experiment in enumerate(program.experiments):
+        assert (task.algo, task.env_name) == (experiment.algo, experiment.env)
+        assert settings.seeds == experiment.seeds
+        own = {name: space[name][trial] for name in space}
+        assert dataclasses.replace(config, **own) == experiment.configuration()
+        assert {name: x[trial] for name, x in values.items()} == {
+            name: np.float32(x) for name, x in own.items()
+        }
+
+
 def test_a_folder_of_another_configuration_is_not_taken_for_done(declare, tmp_path):
     small = declare().experiments["small"]
     folder = tmp_path / "run"
     folder.mkdir()
     other = small._replace(config={"gamma": 0.5})
-    summary = {"algo": "a2c", "env": "CartPole-v1", "seeds": 2}
     config = curves.to_json(other.configuration())
-    (folder / "summary.json").write_text("{}")
-    record = {**summary, "seed": 0, "parts": 1, "config": config}
-    (folder / "config.json").write_text(json.dumps(record))
-    assert curves.run(other, folder) == 0
+    summary = {"algo": "a2c", "env": "CartPole-v1", "seeds": 2, "config": config}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "config.json").write_text("{}")
+    assert curves.run(curves.Program((other,)), folder) == 0
     with pytest.raises(InputError, match=r"not small as curves\.toml has it"):
-        curves.run(small, folder)
+        curves.run(curves.Program((small,)), folder)
 
 
 def test_time_left_is_that_of_alike_experiments(declare, tmp_path):
@@ -294,3 +358,6 @@ def test_time_left_is_that_of_alike_experiments(declare, tmp_path):
     config = curves.to_json(small.configuration())
     (tmp_path / "small.json").write_text(json.dumps({**found, "config": config}))
     assert curves.seconds(suite, [small, large], tmp_path) == 8 + 16
+    of_four = {**found, "config": config, "trials": 4}
+    (tmp_path / "small.json").write_text(json.dumps(of_four))
+    assert curves.seconds(suite, [small, large], tmp_path) == 2 + 4

@@ -288,12 +288,16 @@ REFUSED = {
     "--learning-rate=-1:1": f"learning_rate is -1.0, but {RATE}",
     "--gamma 0.9:0.99 --trials 0": "trials is 0, but must be a whole number at least 1.",
     "--gamma 0.9,0.99 --trials 3": "trials is 3, but the grid has 2.",
+    "--gamma 0.9,0.99 --method zip --trials 3": "trials is 3, but the zip has 2.",
+    "--gamma 0.9:0.99 --method zip": "gamma is a range, but a zip is made of lists.",
+    "--gamma 0.9,0.99 --gae-lambda 0,0.5,1 --method zip": "the lists of a zip must be equally "
+    "long, but have values: gamma 2, gae_lambda 3.",
     "--gamma 0.9:0.99 --method grid": "gamma is a range, but a grid is made of lists.",
     "--gamma 0.9,0.99 --method pbt": "gamma is a list, but a population explores ranges.",
     "--gamma 0.9:0.99 --method pbt --trials 3": "trials is 3, but a population must have at least "
     "4 members.",
-    "--gamma 0.9:0.99 --method gird": "method is 'gird', but must be one of random, grid, pbt; did "
-    "you mean 'grid'?",
+    "--gamma 0.9:0.99 --method gird": "method is 'gird', but must be one of random, grid, zip, "
+    "pbt; did you mean 'grid'?",
     "--gamma 0.9:0.99 --seed 2147483645": "seed is 2147483650, but must be a whole number at least "
     "0 and at most 2147483647.",
     "--kl-coef 1:2": "kl_coef varies, but nothing depends on it under these settings.",
