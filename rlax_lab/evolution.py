@@ -49,9 +49,7 @@ class State(NamedTuple):
     steps: Counter
 
 
-def make(
-    pi: Policy, start: Callable[[jax.Array], PyTree], play: Play, config: Config
-) -> Learner:
+def make(pi: Policy, start: Callable[[jax.Array], PyTree], play: Play, config: Config) -> Learner:
     """Evolution strategies as a learner.
 
     Args:
