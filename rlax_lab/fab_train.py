@@ -1,7 +1,8 @@
-"""Training of dispatching policies: `rlax-lab fab train`, and what a trained run is good for."""
+"""Training of dispatching policies, and what a trained run is good for: `rlax-lab fab train` and
+`fab evolve`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rlax_lab.randomize import Randomized
 from rlax_lab.types import Learner
 
 PPO, EVOLUTION = "mappo", "evolution"
+VERBS = {PPO: "train", EVOLUTION: "evolve"}
 # The rule that policies start from: the best of those tuned on training fabs of fab-20x300.
 RULE = "ATCS(100, 0.03)"
 # What a policy is held against while it trains, beside it.
@@ -89,12 +91,9 @@ def command(words: list[str], algo: str = PPO) -> int:
     Raises:
       InputError: on bad input.
     """
-    verb, learner = {
-        PPO: ("train", "multi-agent PPO"),
-        EVOLUTION: ("evolve", "evolution strategies"),
-    }[algo]
+    learner = {PPO: "multi-agent PPO", EVOLUTION: "evolution strategies"}[algo]
     parser = cli._Parser(
-        prog=f"rlax-lab fab {verb}",
+        prog=f"rlax-lab fab {VERBS[algo]}",
         description=f"Trains a dispatching policy by {learner}, one agent per tool group.",
     )
     parser.add_argument("instance", nargs="?", help="a ready-made fab, a file or a family's name")
@@ -104,7 +103,7 @@ def command(words: list[str], algo: str = PPO) -> int:
     parsed = parser.parse(words)
     given = cli._given(parsed)
     given["env"] = given.pop("instance")
-    given = cli._resumed(parsed, given, read_record)
+    given = cli._resumed(parsed, given, functools.partial(read_record, algorithms=(algo,)))
     if given["env"] is None:
         raise InputError("the fab is missing: a ready-made one, a file or a family's name.")
     cli.use_all_cores()
@@ -309,17 +308,16 @@ def _load(folder: Path, plan: Any, seed: int = 0) -> tuple[Any, Any, Policy, Par
     return env, env_params, pi, params
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path, algorithms: Collection[str] = (PPO, EVOLUTION)) -> dict[str, Any]:
     """What a training run's ``config.json`` says.
 
     Raises:
-      InputError: where there is none, or it is another algorithm's.
+      InputError: where there is none, or it is none of the `algorithms`'.
     """
     record = runs.read_record(folder)
-    if record["algo"] not in CONFIGS:
-        raise InputError(
-            f"{folder} holds a run of {record['algo']}, not of `fab train` or `fab evolve`."
-        )
+    if record["algo"] not in algorithms:
+        wanted = " or ".join(f"`fab {VERBS[name]}`" for name in algorithms)
+        raise InputError(f"{folder} holds a run of {record['algo']}, not of {wanted}.")
     return record
 
 

@@ -17,8 +17,9 @@ from rlax_lab.errors import InputError
 SUITE = curves.load()
 # Result files of other benchmarks.
 OTHERS = {
-    *("asynchrony", "demo", "fab4r", "fab_latency", "fab_open", "fab_speed", "sweep"),
-    "throughput",
+    *("asynchrony", "demo", "sweep", "throughput"),
+    *("fab4r", "fab4r_policies", "fab_latency", "fab_speed"),
+    *("fab_open", "fab_conwip", "fab_smaller", "fab_busier", "fab_tuned"),
 }
 
 TINY = """

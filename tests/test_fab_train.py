@@ -57,26 +57,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
-    place = tmp_path_factory.mktemp("whole")
+def trained(place: Path, verb: str, flags: list[str]) -> Path:
+    """A finished run in a folder that also has the fab."""
     (place / "tiny.toml").write_text(PLAIN)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        assert main(["fab", "train", "tiny.toml", *FLAGS, "--out", "run"]) == 0
+        assert main(["fab", verb, "tiny.toml", *flags, "--out", "run"]) == 0
     return place / "run"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("whole"), "train", FLAGS)
 
 
 @pytest.fixture(scope="module")
 def evolved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of evolution strategies."""
-    place = tmp_path_factory.mktemp("evolved")
-    (place / "tiny.toml").write_text(PLAIN)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        assert main(["fab", "evolve", "tiny.toml", *EVOLVE, "--out", "run"]) == 0
-    return place / "run"
+    return trained(tmp_path_factory.mktemp("evolved"), "evolve", EVOLVE)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -264,5 +261,7 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], whole: Path) -> None:
         capsys, "tiny.toml", "--num-envs", "3", "--num-minibatches", "5"
     )
     assert "holds another run" in refused(capsys, "tiny.toml", "--out", str(whole))
+    assert main(["fab", "evolve", "--out", str(whole), "--resume"]) == 2
+    assert "holds a run of mappo, not of `fab evolve`." in capsys.readouterr().err
     assert main(["fab", "evolve", "tiny.toml", "--settle", "5", "--days", "5"]) == 2
     assert "settle is 5.0, but must be less than days, 5.0" in capsys.readouterr().err
