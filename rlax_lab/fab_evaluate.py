@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from rich.console import Console
 from scipy import stats  # type: ignore[import-untyped]
 
@@ -325,6 +325,7 @@ def draw(found: dict[str, dict[str, np.ndarray]], summary: dict[str, Any], out: 
             label=name,
         )
     left.axvline(0, **plots.THRESHOLD)
+    left.xaxis.set_major_locator(MaxNLocator(6))
     left.set_xlabel("objective: policy minus rule, same draws")
     left.set_ylabel("part of the fabs, %")
     shown = [best, *(found[name] for name in summary["policies"])]
