@@ -274,6 +274,38 @@ def test_the_preferred_lots_are_the_rules(rule: str) -> None:
             np.testing.assert_array_equal(x, y[0])
 
 
+@pytest.mark.parametrize("rule", ["ATC(2)", "setup > weight > WSPT"])
+def test_how_far_lots_are_behind(rule: str) -> None:
+    """Preferences against a plain loop over groups and lots, in many states of the fab."""
+    fab = fabs(rule=rule)
+    params = fab.default_params
+    observation, state = jax.jit(fab.reset_env)(jax.random.key(0), params)
+    step = jax.jit(fab.step_env)
+    several = apart = 0
+    for i in range(60):
+        queue = env._queue(params.instance, state.fab, state.times, state.active)
+        keys = np.stack([np.asarray(k, np.float64) for k in fab.rule.rank(queue)], 1)
+        order, options = np.asarray(queue.order), np.asarray(observation.options)
+        wanted = np.full(len(order), -10.0)
+        for group in range(2):
+            lots = np.flatnonzero(options & (np.asarray(observation.group) == group))
+            if not len(lots):
+                continue
+            best = min(lots, key=lambda lot: (*keys[lot], order[lot]))
+            for lot in lots:
+                tied = (keys[lot, :-1] == keys[best, :-1]).all()
+                gap = keys[lot, -1] - keys[best, -1]
+                wanted[lot] = max(-np.log(1.1 + gap), -10.0) if tied else -10.0
+                apart += not tied
+            wanted[best] = 0.0
+            several += len(lots) > 1
+        np.testing.assert_allclose(observation.preference, wanted, atol=1e-4)
+        action = jnp.full(2, -1)  # as the rule does
+        observation, state, *_ = step(jax.random.key(i), state, action, params)
+    assert several > 20
+    assert (apart > 5) == (rule != "ATC(2)")
+
+
 def test_waiting() -> None:
     """A group that always waits starts nothing by choice; one that may not, ignores the wish."""
     wait = lambda seen: jnp.full(seen.active.shape, seen.group.shape[0])  # noqa: E731
