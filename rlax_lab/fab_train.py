@@ -197,11 +197,8 @@ def _evolution(env: Any, params: Any, config: Evolution) -> Learner:
         # One that got more lots than it has slots for, or is about to run out of ticks, goes on
         # where it began.
         spent = ended.late | (ended.window.end > longest - ticks(config.days))
-        return (
-            own,
-            jax.tree.map(lambda x, y: jnp.where(spent, x, y), origin, ended),
-            origin,
-        ), gained
+        onward = jax.tree.map(lambda x, y: jnp.where(spent, x, y), origin, ended)
+        return (own, onward, origin), gained
 
     return evolution.make(pi, start, play, config)
 
