@@ -123,7 +123,10 @@ def test_results_are_read_as_their_runs_were() -> None:
     np.testing.assert_allclose(result.returns[-1], saved["final_return"]["per_seed"])
     (run,) = assess([result])
     assert run.metrics["steps_to_threshold"]["per_seed"] == saved["steps_to_threshold"]["per_seed"]
-    assert run.metrics["episodes_to_threshold"]["median"] is None  # was not kept then
+    kept = np.load(RESULTS / "ppo_acrobot.npz")
+    solved = [row.index(True) for row in (kept["returns"] >= -100).T.tolist()]
+    episodes = [kept["episodes"][at, seed] for seed, at in enumerate(solved)]
+    assert run.metrics["episodes_to_threshold"]["per_seed"] == episodes
 
 
 def test_episodes_add_up_and_are_unknown_where_not_kept(tmp_path: Path) -> None:
