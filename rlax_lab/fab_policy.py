@@ -42,11 +42,23 @@ class Config:
         low=0,
     )
     actors: str = setting(
-        "shared", "one set of weights for all groups, or one each", choices=("shared", "separate")
+        "shared",
+        "one set of weights for all groups, the same with some numbers learnt for each group, or "
+        "one set each",
+        choices=("shared", "embedded", "separate"),
     )
 
 
 CRITICS = ("lots", "central", "independent")
+# Weights of a policy in which its scores are linear, but for the rule's preference.
+LINEAR = ("index", "actor_2", "actor_bias_2")
+# Numbers that are learnt for each group, where actors are embedded.
+_EMBEDDING = 4
+
+
+def of_actor(name: str) -> bool:
+    """Whether a weight of the network is the policy's, not the critic's."""
+    return name in ("index", "embedding") or name.startswith("actor")
 
 
 def make(
@@ -157,12 +169,17 @@ class Network(nn.Module):
         fab = jnp.broadcast_to(seen.fab[:, None], (batch, self.groups, seen.fab.shape[-1]))
         # What an agent sees: its group, the lots there on average, and the fab.
         own = jnp.concatenate([seen.groups, waiting, fab], axis=-1)
+        sees = own
+        if self.actors == "embedded":
+            which = self.param("embedding", nn.initializers.normal(1.0), (self.groups, _EMBEDDING))
+            which = jnp.broadcast_to(which, (batch, *which.shape))
+            sees = jnp.concatenate([own, which], axis=-1)
         preference = seen.preference[..., None]
         lots = jnp.concatenate([preference / 5, seen.lots], axis=-1)
         # An index, as rules are, and what a network adds to it.
         index = self.param("index", nn.initializers.zeros_init(), (lots.shape[-1],))
         scores = lots @ index + self.prior * seen.preference
-        scores = scores + self._of_lots("actor", 0.01, lots, own, seen.group, self.hidden)
+        scores = scores + self._of_lots("actor", 0.01, lots, sees, seen.group, self.hidden)
         over = seen.over[:, None]
         if self.critic is None:
             value = jnp.zeros((batch, self.groups))

@@ -35,6 +35,9 @@ class Fabs:
     """What a policy is trained on."""
 
     rule: str = setting(RULE, "the dispatching rule that the policy starts from")
+    start: str | None = setting(
+        None, "folder of a run of the same rule whose policy to begin with; none: the rule alone"
+    )
     days: float = setting(120.0, "simulated days of an episode of training", above=0)
     eval_days: float = setting(
         20.0, "of an episode of evaluation, which like all begins as the rule left the fab", above=0
@@ -147,9 +150,8 @@ def task(instance: str, config: Any, threshold: float | None = None, parts: int 
         params, eval_params = jax.tree.map(lambda x: x[0], (params, eval_params))
 
     def make(config: Any) -> Learner:
-        if evolves:
-            return _evolution(fab, all_fabs, config)
-        return mappo.make(env, config, params)
+        learner = _evolution(fab, all_fabs, config) if evolves else mappo.make(env, config, params)
+        return learner if config.start is None else _begun(learner, config)
 
     learner = shards.spread(make, config, parts)
     algo = EVOLUTION if evolves else PPO
@@ -201,6 +203,42 @@ def _evolution(env: Any, params: Any, config: Evolution) -> Learner:
         return (own, onward, origin), gained
 
     return evolution.make(pi, start, play, config)
+
+
+def _begun(learner: Learner, config: Any) -> Learner:
+    """A learner whose policy begins as that of the run in `config.start`, its first seed.
+
+    Raises:
+      InputError: where there is no such run, or none of this rule and network.
+    """
+    folder = Path(config.start)
+    before = read_config(read_record(folder))
+    if before.rule != config.rule:
+        raise InputError(
+            f"start is {folder}, whose policy adds to the rule {before.rule!r}, but rule is "
+            f"{config.rule!r}."
+        )
+    trained = jax.tree.map(lambda x: x[0], runs.load_network(folder)[1])["params"]
+    wanted = jax.eval_shape(learner.init, jax.random.key(0)).params.network["params"]
+    actor = {name: x for name, x in trained.items() if fab_policy.of_actor(name)}
+    for name in filter(fab_policy.of_actor, {**actor, **wanted}):
+        shapes = [np.shape(x[name]) if name in x else None for x in (actor, wanted)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"start is {folder}, whose weights {name} have the shape {shapes[0]}, but here it "
+                f"is {shapes[1]}: hidden and actors must be as there."
+            )
+    # Which lot has the highest score stays the same where all that is added to the rule's
+    # preference is scaled as that is.
+    scale = config.prior / before.prior
+    actor |= {name: scale * actor[name] for name in fab_policy.LINEAR}
+
+    def init(key: jax.Array) -> Any:
+        state = learner.init(key)
+        network = {**state.params.network, "params": {**state.params.network["params"], **actor}}
+        return state._replace(params=state.params._replace(network=network))
+
+    return learner._replace(init=init)
 
 
 def decider(folder: Path, plan: Any, seed: int = 0) -> Any:
@@ -300,8 +338,8 @@ def _load(folder: Path, plan: Any, seed: int = 0) -> tuple[Any, Any, Policy, Par
                 "saved."
             )
         raise InputError(
-            f"the run in {folder} has separate actors for {trained} groups, but '{plan.name}' has "
-            f"{here}; shared actors fit any fab."
+            f"the run in {folder} has {config.actors} actors for {trained} groups, but "
+            f"'{plan.name}' has {here}; shared actors fit any fab."
         )
     return env, env_params, pi, params
 
@@ -391,5 +429,6 @@ def _stack(params: list[Any]) -> Any:
 
 
 def _groups(params: Any) -> int | None:
-    """The groups that have actors of their own; None where they share one."""
-    return max((x.shape[0] for x in jax.tree.leaves(params.network) if x.ndim == 3), default=None)
+    """The groups that have actors or an embedding of their own; None where they share all."""
+    own = [x for name, x in params.network["params"].items() if x.ndim == 3 or name == "embedding"]
+    return own[0].shape[0] if own else None

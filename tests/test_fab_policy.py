@@ -53,7 +53,7 @@ def play(env: FabEnv, pi: Any, params: Any, steps: int) -> Any:
     return state.fab
 
 
-@pytest.mark.parametrize("actors", ["shared", "separate"])
+@pytest.mark.parametrize("actors", ["shared", "embedded", "separate"])
 def test_an_untrained_policy_is_its_rule(actors: str) -> None:
     """Its greedy dispatches are those of the rule that it starts from, to the last figure."""
     env = FabEnv(plan(), days=2, rule="setup > WSPT")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlax_lab import checkpoint, fab_cli, fab_policy, fab_train, runs
+from rlax_lab import checkpoint, fab_cli, fab_policy, fab_train, runs, vector
 from rlax_lab.cli import main, ours
 from rlax_lab.config import to_json
 from rlax_lab.errors import InputError
@@ -209,11 +209,12 @@ def test_a_decider_is_of_a_run(whole: Path, folder: Path) -> None:
             fab_train.decider(place, plan)
 
 
-def test_a_decider_fits_the_fab(folder: Path) -> None:
-    """Separate actors fit a fab with as many groups, and weights the program that made them."""
+@pytest.mark.parametrize("actors", ["embedded", "separate"])
+def test_a_decider_fits_the_fab(actors: str, folder: Path) -> None:
+    """Groups of their own fit a fab with as many, and weights the program that made them."""
     plan = fab_cli.load_fab("tiny.toml")
     (folder / "more.toml").write_text(PLAIN.replace("[groups.litho]", "[groups.litho]\n[groups.x]"))
-    config = fab_train.Config(actors="separate", hidden=4)
+    config = fab_train.Config(actors=actors, hidden=4)
     run = {"seeds": 1, "seed": 0, "parts": 1, "threshold": None}
     record = {"algo": "mappo", "env": "gone.toml", **run}
 
@@ -226,12 +227,55 @@ def test_a_decider_fits_the_fab(folder: Path) -> None:
     checkpoint.save(folder / "checkpoints", 0, {"params": params}, {})
     write(config)
     fab_train.decider(folder, plan)
-    with pytest.raises(InputError, match=r"actors for 2 groups, but 'more' has 3; shared"):
+    with pytest.raises(InputError, match=rf"{actors} actors for 2 groups, but 'more' has 3;"):
         fab_train.decider(folder, fab_cli.load_fab("more.toml"))
     for other in (replace(config, hidden=5), replace(config, actors="shared")):
         write(other)
         with pytest.raises(InputError, match="holds a policy of other shapes"):
             fab_train.decider(folder, plan)
+
+
+def test_a_run_begins_with_the_policy_of_another(folder: Path) -> None:
+    """By the same rule and network it chooses as that one does, however it goes on to learn."""
+    plan = fab_cli.load_fab("tiny.toml")
+    config = fab_train.Evolution(rule="SPT", hidden=4)
+    env = fab_train.environment(plan, config)
+    init = fab_policy.make(env, env.default_params, config).init
+    params = jax.vmap(init)(jax.random.key(0)[None])
+    noise = lambda x: x + jax.random.normal(jax.random.key(1), x.shape)  # noqa: E731
+    checkpoint.save(folder / "checkpoints", 0, {"params": jax.tree.map(noise, params)}, {})
+    run = {"algo": "evolution", "env": "", "seeds": 1, "seed": 0, "parts": 1}
+    (folder / "config.json").write_text(json.dumps({**run, "config": to_json(config)}))
+    before = fab_train.decider(folder, plan)
+
+    def played(key: jax.Array) -> Any:
+        start = vector.reset(env, env.default_params, key, 4)
+        step = lambda state: vector.step(  # noqa: E731
+            env, env.default_params, state, jax.vmap(before.act)(state.observation), key
+        )[0]
+        return jax.lax.scan(lambda s, _: (step(s), s.observation), start, length=32)[1]
+
+    seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.jit(played)(jax.random.key(2)))
+    chosen = jax.jit(jax.vmap(before.act))(seen)
+    assert np.any((chosen >= 0) & (np.take_along_axis(seen.preference, chosen, 1) < 0))
+    same = {"rule": "SPT", "hidden": 4, "start": str(folder)}
+    fab = {"days": 0.5, "num_envs": 2, "warmup": 0.0}
+    for config in (
+        fab_train.Evolution(settle=0.1, noise=0.1, **same, **fab),
+        fab_train.Config(num_steps=4, num_minibatches=1, prior=3.0, **same, **fab),
+    ):
+        learner = fab_train.task("tiny.toml", config, threshold=0.0).learner
+        state = jax.jit(learner.init)(jax.random.key(5))
+        np.testing.assert_array_equal(jax.jit(learner.act)(state.params, seen), chosen)
+    for wrong, message in (
+        ({"rule": "FIFO"}, "adds to the rule 'SPT', but rule is 'FIFO'"),
+        ({"hidden": 5}, r"weights actor_0 have the shape \(\d+, 4\), but here it is \(\d+, 5\)"),
+        ({"actors": "embedded"}, "weights .* hidden and actors must be as there"),
+        ({"start": "nowhere"}, "nowhere holds no run"),
+    ):
+        config = fab_train.Evolution(settle=0.1, **{**same, **fab, **wrong})
+        with pytest.raises(InputError, match=message):
+            fab_train.task("tiny.toml", config, threshold=0.0)
 
 
 def test_a_family_is_stacked() -> None:
