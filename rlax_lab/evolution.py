@@ -2,8 +2,9 @@
 
 Every update plays pairs of mutants, the weights plus and minus the same noise, in the same
 environment with the same draws, and adds up the noise of all pairs by how much better one of them
-did. No gradient passes through the play, so that it may be as long as what is asked for, and a
-policy that is cheap is all that it needs.
+did, in parts of what both returned: environments differ in size, and a stretch of congestion has
+many times the cost and the noise of a quiet one. No gradient passes through the play, so that it
+may be as long as what is asked for, and a policy that is cheap is all that it needs.
 
 Environments go on from update to update where the first mutant of their pair has left them (as in
 Vicol et al. 2021), so that none begins anew each time.
@@ -33,7 +34,7 @@ class Config:
 
     total_steps: int = setting(20_000, "plays of environments per seed", low=1)
     num_envs: int = setting(32, "environments, each played by one pair of mutants", low=1)
-    noise: float = setting(0.05, "standard deviation of a mutant's weights", above=0)
+    noise: float = setting(0.1, "standard deviation of a mutant's weights", above=0)
     learning_rate: float = setting(0.02, "Adam's step size", above=0)
     anneal_learning_rate: bool = setting(True, "learning rate to 0, linearly over the run")
     adam_eps: float = setting(1e-8, "Adam's epsilon", above=0)
@@ -89,7 +90,7 @@ def make(pi: Policy, start: Callable[[jax.Array], PyTree], play: Play, config: C
         both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), plus, minus)
         twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), state.env)
         env, returns = jax.vmap(play)(both, twice)
-        better = returns[: config.num_envs] - returns[config.num_envs :]
+        better = advantage(returns[: config.num_envs], returns[config.num_envs :])
         gradient, spread = gradient_of(noise, better)
         direction, optimizer_state = optimizer.update(gradient, state.optimizer, network)
         remaining = optimizers.remaining(state.steps, total_steps)
@@ -113,12 +114,17 @@ def make(pi: Policy, start: Callable[[jax.Array], PyTree], play: Play, config: C
     return Learner(init, update, pi.act, pi.value, steps_per_update, total_steps, axes=axes)
 
 
+def advantage(first: jax.Array, second: jax.Array) -> jax.Array:
+    """By how much the first returns are above the second ``[N]``, in parts of both: in [-1, 1]."""
+    return (first - second) / jnp.maximum(jnp.abs(first) + jnp.abs(second), 1e-30)
+
+
 def gradient_of(noise: PyTree, better: jax.Array) -> tuple[PyTree, jax.Array]:
     """The direction in which returns fall, from the noise ``[N, ...]`` of pairs.
 
     Args:
       noise: of each first mutant, of unit deviation.
-      better: ``[N]`` by how much its return was above the second's.
+      better: ``[N]`` by how much its return was above the second's, as `advantage` has it.
 
     Returns:
       The mean of the noise, weighted by minus `better` over its root mean square, of which no pair

@@ -27,11 +27,14 @@ def learner(config: evolution.Config) -> Learner:
     """Environments are numbers, drawn at the start, that every play adds 1 to."""
 
     def play(network: Any, env: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # What both of a pair see is noise that they have in common.
-        common = 100.0 * jnp.sin(37.0 * env)
-        return env + 1.0, common - jnp.sum((network["w"] - BEST) ** 2)
+        return env + 1.0, common(env) - jnp.sum((network["w"] - BEST) ** 2)
 
     return evolution.make(policy(), jax.random.uniform, play, config)
+
+
+def common(env: Any) -> Any:
+    """What both of a pair see: noise that they have in common."""
+    return 100.0 * jnp.sin(37.0 * env)
 
 
 def test_it_finds_the_best_weights() -> None:
@@ -64,6 +67,13 @@ def test_the_direction_is_the_noise_weighted_by_how_much_better_it_was(pairs: in
         np.testing.assert_allclose(found[name], wanted, atol=1e-5)
 
 
+def test_pairs_are_held_against_each_other_in_parts_of_what_both_returned() -> None:
+    first, second = jnp.array([-1.0, 30.0, -2.0, 0.0, 5.0]), jnp.array([-3.0, 10.0, 2.0, 0.0, 5.0])
+    np.testing.assert_allclose(evolution.advantage(first, second), [0.5, 0.5, -1.0, 0.0, 0.0])
+    larger = evolution.advantage(1e6 * first, 1e6 * second)
+    np.testing.assert_allclose(larger, evolution.advantage(first, second))
+
+
 def test_pairs_that_are_alike_move_nothing() -> None:
     found, root = evolution.gradient_of(jnp.ones((4, 3)), jnp.zeros(4))
     np.testing.assert_array_equal(found, np.zeros(3))
@@ -85,10 +95,11 @@ def test_parts_learn_as_one() -> None:
         noise_key = jax.random.split(own.key)[1]
         noise = evolution._normal(noise_key, own.params.network, 4)
         returns = [
-            -np.sum((sign * config.noise * np.asarray(noise["w"]) - BEST) ** 2, (1, 2))
+            common(own.env)
+            - np.sum((sign * config.noise * np.asarray(noise["w"]) - BEST) ** 2, (1, 2))
             for sign in (1, -1)
         ]
-        directions.append((noise["w"], returns[0] - returns[1]))
+        directions.append((noise["w"], evolution.advantage(*returns)))
         alone, _ = jax.jit(half.update)(own)
         np.testing.assert_allclose(alone.env, after.env[part])
     noises, better = (np.concatenate(x) for x in zip(*directions, strict=True))
