@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
@@ -19,18 +20,18 @@ Course = tuple[float, float, float | None]
 
 
 def ours(seed: int, steps: int, _: str) -> Course:
-    import jax
-
     from rlax_lab import cli, ppo, train
 
     env, env_params = cli.ours("registry").make("CartPole-v1")
     learner = ppo.make(env, ppo.Config(), env_params)
     keys = train.seed_keys(seed, 1)
-    states = jax.jit(jax.vmap(learner.init))(keys)
-    chunk = train.advance(learner).lower(states, jax.numpy.int32(1)).compile()
+    with ThreadPoolExecutor() as pool:
+        init, chunk, _ = train.compiling(pool, learner, keys)
+        assert init is not None
+        states = init.result()(keys)
     began = time.time()
     windows = steps // WINDOW
-    reports = train.train(learner, states, reports=learner.num_updates, chunk=chunk)
+    reports = train.train(learner, states, reports=learner.num_updates, chunk=chunk.result())
     for _, (_, report) in zip(range(windows), reports, strict=False):
         episodes, total = (float(report.sums[x][0]) for x in ("episodes", "episode_return"))
         if episodes and total / episodes >= SOLVED:

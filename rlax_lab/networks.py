@@ -5,6 +5,7 @@ observations ``[B, ...]``; it returns the policy's outputs ``[B, size]`` (logits
 log standard deviations) and the values ``[B]``.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,20 +34,25 @@ def orthogonal(scale: float) -> Callable[..., jax.Array]:
     """
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        rows, columns = math.prod(shape[:-1]), shape[-1]
-        vectors = jax.random.normal(key, (min(rows, columns), max(rows, columns)), dtype)
-
-        def step(i: jax.Array, basis: jax.Array) -> jax.Array:
-            v = vectors[i]
-            for _ in range(2):
-                v = v - (basis @ v) @ basis
-            return basis.at[i].set(v / jnp.linalg.norm(v))
-
-        basis = jax.lax.fori_loop(0, len(vectors), step, jnp.zeros_like(vectors))
-        matrix = basis if rows < columns else basis.T
-        return scale * matrix.reshape(shape)
+        return scale * _orthogonal(key, tuple(shape), dtype)
 
     return init
+
+
+# Jitted, so that a shape is traced once: flax asks for that of every weight whenever it is used.
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+    vectors = jax.random.normal(key, (min(rows, columns), max(rows, columns)), dtype)
+
+    def step(i: jax.Array, basis: jax.Array) -> jax.Array:
+        v = vectors[i]
+        for _ in range(2):
+            v = v - (basis @ v) @ basis
+        return basis.at[i].set(v / jnp.linalg.norm(v))
+
+    basis = jax.lax.fori_loop(0, len(vectors), step, jnp.zeros_like(vectors))
+    return (basis if rows < columns else basis.T).reshape(shape)
 
 
 def dense(size: int, scale: float = 2.0**0.5) -> nn.Dense:

@@ -16,7 +16,7 @@ def adam(
       eps: added to the root of the second moment.
       max_grad_norm: of all gradients together; None for no clipping.
     """
-    return optax.chain(_clip(max_grad_norm), optax.scale_by_adam(eps=eps))
+    return optax.flatten(optax.chain(_clip(max_grad_norm), optax.scale_by_adam(eps=eps)))
 
 
 def rmsprop(
@@ -27,7 +27,7 @@ def rmsprop(
     Mnih et al. (2016), section 4, equation 8: epsilon under the root, the mean starting at 0.
     """
     scale = optax.scale_by_rms(decay=decay, eps=eps, initial_scale=0.0, eps_in_sqrt=True)
-    return optax.chain(_clip(max_grad_norm), scale)
+    return optax.flatten(optax.chain(_clip(max_grad_norm), scale))
 
 
 def _clip(max_grad_norm: float | jax.Array | None) -> optax.GradientTransformation:

@@ -177,15 +177,11 @@ class _Programs(NamedTuple):
 
 
 def _programs(task: Task, settings: Settings, mesh: Mesh | None, resume: bool) -> _Programs:
-    """Compiles while it traces, and side by side: that is most of a short run's time."""
+    """The programs of a run, and how long it took to compile them."""
     began = time.perf_counter()
     keys = train.seed_keys(settings.seed, settings.seeds)
     with ThreadPoolExecutor() as pool:
-        start = jax.jit(jax.vmap(task.learner.init)).lower(keys)
-        init = None if resume else pool.submit(start.compile)
-        states = shards.placed(start.out_info, mesh, task.learner)
-        advance = train.advance(task.learner, mesh).lower(states, jnp.int32(1))
-        chunk = pool.submit(advance.compile)
+        init, chunk, states = train.compiling(pool, task.learner, keys, mesh, begins=not resume)
         own = shards.placed(jax.eval_shape(lambda: keys), mesh)
         assess = _evaluator(task, settings, mesh).lower(states.params, own, jnp.int32(0)).compile()
         return _Programs(

@@ -7,6 +7,7 @@ listens for a request to stop.
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -61,7 +62,7 @@ def advance(learner: Learner, mesh: Mesh | None = None) -> jax.stages.Wrapped:
         finite = jnp.array([jnp.all(jnp.isfinite(x)) for x in watched])
         return state, metrics, jnp.all(finite)
 
-    update = jax.vmap(one)
+    update = jax.jit(jax.vmap(one))  # traced once, though it is asked for its shapes as well
 
     def many(states: PyTree, n: jax.Array) -> tuple[PyTree, Metrics, jax.Array]:
         def body(i: jax.Array, carry: Any) -> Any:
@@ -85,6 +86,33 @@ def advance(learner: Learner, mesh: Mesh | None = None) -> jax.stages.Wrapped:
             check_vma=False,
         )
     return jax.jit(many, donate_argnums=0)
+
+
+def compiling(
+    pool: ThreadPoolExecutor,
+    learner: Learner,
+    keys: jax.Array,
+    mesh: Mesh | None = None,
+    begins: bool = True,
+) -> tuple[Future[Any] | None, Future[Any], PyTree]:
+    """Compiles a learner in `pool`, one program while the next is traced.
+
+    Args:
+      pool: compiles; that is most of the time of a short run.
+      learner: what to train.
+      keys: one per seed ``[S]``.
+      mesh: as of `advance`.
+      begins: whether to compile what begins a run, which a resumed one does not need.
+
+    Returns:
+      In time, ``init(keys) -> states [S]``, if the run begins, and what `advance` makes; and the
+      abstract states that that takes.
+    """
+    start = jax.jit(jax.vmap(learner.init)).lower(keys)
+    init = pool.submit(start.compile) if begins else None
+    states = shards.placed(start.out_info, mesh, learner)
+    chunk = advance(learner, mesh).lower(states, jnp.int32(1))
+    return init, pool.submit(chunk.compile), states
 
 
 def train(
