@@ -10,7 +10,6 @@ one, and purejaxrl with none, as it has none. Each learner has its own settings 
 Writes a stamped ``cold.json``, or ``cold_gpu.json``.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -26,6 +25,7 @@ from benchmarks.throughput import ROOT, Side, ppo_case, ratio
 
 WORKER = Path(__file__).with_name("cold_worker.py")
 STEPS = 500_000
+PARTS = ("cold", "memory")
 
 
 def once(
@@ -92,27 +92,17 @@ def memory(pythons: dict[str, str], checkout: str, sizes: tuple[int, ...]) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help="cold or memory; by default both")
+    parser = parts.parser(__doc__, "part", PARTS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", help="a Python that has the peers (make bench makes one)")
     parser.add_argument("--purejaxrl", type=Path, help="a checkout of it, run with that Python")
-    parser.add_argument("--missing", action="store_true", help="leave out what the file has")
-    parser.add_argument("--tiny", action="store_true", help="little work, to see that it runs")
-    parser.add_argument("--out", type=Path, default=parts.RESULTS)
     asked = parser.parse_args()
-    known = ("cold", "memory")
-    for name in asked.parts:
-        if name not in known:
-            parser.error(f"there is no part {name!r}; there are {', '.join(known)}.")
     pythons = {"ours": sys.executable}
     if asked.peers and asked.purejaxrl:
         pythons["purejaxrl"] = asked.peers
     checkout = str(asked.purejaxrl)
     path = parts.path(asked.out, "cold")
-    for name in asked.parts or known:
-        if asked.missing and parts.made(path, name):
-            continue
+    for name in parts.wanted(asked, PARTS, path):
         if name == "cold":
             rounds, steps = (1, 16_384) if asked.tiny else (asked.rounds, STEPS)
             found = cold(pythons, checkout, rounds, steps)

@@ -8,7 +8,6 @@ from, and writes a stamped ``hotspots.json``, or ``hotspots_gpu.json``. The prof
 operations down: shares are for finding what to change, and seconds are of `throughput.py`.
 """
 
-import argparse
 import re
 import sys
 import tempfile
@@ -154,20 +153,12 @@ def profile(name: str, rows: int, tiny: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)}")
+    parser = parts.parser(__doc__, "step", STEPS)
     parser.add_argument("--rows", type=int, default=20, help="operations to show")
-    parser.add_argument("--missing", action="store_true", help="leave out what the file has")
-    parser.add_argument("--tiny", action="store_true", help="little work, to see that it runs")
-    parser.add_argument("--out", type=Path, default=parts.RESULTS)
     asked = parser.parse_args()
-    for name in asked.steps:
-        if name not in STEPS:
-            parser.error(f"there is no step {name!r}; there are {', '.join(STEPS)}.")
     path = parts.path(asked.out, "hotspots")
-    for name in asked.steps or STEPS:
-        if not (asked.missing and parts.made(path, name)):
-            parts.keep(path, name, profile(name, asked.rows, asked.tiny) | {"tiny": asked.tiny})
+    for name in parts.wanted(asked, STEPS, path):
+        parts.keep(path, name, profile(name, asked.rows, asked.tiny) | {"tiny": asked.tiny})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ that share 2048 environments; of a CPU, up to 8 of which are virtual beyond its 
 stamped ``scaling.json`` and ``scaling.png``, or ``scaling_gpu.json`` and ``scaling_gpu.png``.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,20 +86,11 @@ def draw(result: dict[str, Any], out: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("axes", nargs="*", metavar="AXIS", help=f"of {', '.join(AXES)}")
+    parser = parts.parser(__doc__, "axis", AXES)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--missing", action="store_true", help="leave out what the file has")
-    parser.add_argument("--tiny", action="store_true", help="little work, to see that it runs")
-    parser.add_argument("--out", type=Path, default=parts.RESULTS)
     asked = parser.parse_args()
-    for axis in asked.axes:
-        if axis not in AXES:
-            parser.error(f"there is no axis {axis!r}; there are {', '.join(AXES)}.")
     path = parts.path(asked.out, "scaling")
-    for axis in asked.axes or AXES:
-        if asked.missing and parts.made(path, axis):
-            continue
+    for axis in parts.wanted(asked, AXES, path):
         numbers = AXES[axis]
         if axis == "devices" and jax.default_backend() != "cpu":
             numbers = tuple(n for n in numbers if n <= jax.device_count())

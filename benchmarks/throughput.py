@@ -10,7 +10,6 @@ turn with the others: on a machine whose speed drifts, only ratios within a roun
 it. The limit is what the bare matrix products of PPO's update take.
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -434,39 +433,30 @@ def main() -> None:
     cli.use_all_cores()
     gpu, devices = jax.default_backend() != "cpu", jax.device_count()
     known: dict[str, Any] = cases(devices, gpu) | {LIMIT: None}
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(known)}")
+    parser = parts.parser(__doc__, "case", known)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", help="a Python that has the peers (make bench makes one)")
     parser.add_argument("--purejaxrl", type=Path, help="a checkout of it, run with that Python")
-    parser.add_argument("--missing", action="store_true", help="leave out what the file has")
     parser.add_argument("--list", action="store_true", help="only print the cases")
-    parser.add_argument("--tiny", action="store_true", help="little work, to see that it runs")
-    parser.add_argument("--out", type=Path, default=parts.RESULTS)
-    arguments = parser.parse_args()
-    for name in arguments.cases:
-        if name not in known:
-            parser.error(f"there is no case {name!r}; there are {', '.join(known)}.")
-    if arguments.list:
+    asked = parser.parse_args()
+    if asked.list:
         print("\n".join(known))
         return
     pythons = {"ours": sys.executable}
-    if arguments.peers:
-        pythons |= dict.fromkeys(installed(arguments.peers), arguments.peers)
-        if arguments.purejaxrl:
-            pythons["purejaxrl"] = arguments.peers
-    path = parts.path(arguments.out, "throughput")
-    for name in arguments.cases or known:
-        if arguments.missing and parts.made(path, name):
-            continue
+    if asked.peers:
+        pythons |= dict.fromkeys(installed(asked.peers), asked.peers)
+        if asked.purejaxrl:
+            pythons["purejaxrl"] = asked.peers
+    path = parts.path(asked.out, "throughput")
+    for name in parts.wanted(asked, known, path):
         if name == LIMIT:
-            found: dict[str, Any] = measure_limit(devices, 64 if arguments.tiny else 2048)
+            found: dict[str, Any] = measure_limit(devices, 64 if asked.tiny else 2048)
             print(f"limit of PPO's update at {found['num_envs']} environments: {found}")
         else:
-            case = known[name] | {"purejaxrl": str(arguments.purejaxrl)}
-            found = compare(shrunk(case) if arguments.tiny else case, pythons, arguments.rounds)
+            case = known[name] | {"purejaxrl": str(asked.purejaxrl)}
+            found = compare(shrunk(case) if asked.tiny else case, pythons, asked.rounds)
             print(table({name: found}), flush=True)
-        parts.keep(path, name, found | {"command": "make bench", "tiny": arguments.tiny})
+        parts.keep(path, name, found | {"command": "make bench", "tiny": asked.tiny})
 
 
 def shrunk(case: dict[str, Any]) -> dict[str, Any]:
