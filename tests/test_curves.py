@@ -17,7 +17,8 @@ from rlax_lab.errors import InputError
 SUITE = curves.load()
 # Result files of other benchmarks.
 OTHERS = {
-    *("asynchrony", "demo", "sweep", "throughput"),
+    *("asynchrony", "demo", "sweep"),
+    *("throughput", "cold", "hotspots", "parity", "scaling"),
     *("fab4r", "fab4r_policies", "fab_latency", "fab_speed"),
     *("fab_open", "fab_conwip", "fab_smaller", "fab_busier", "fab_tuned"),
 }
