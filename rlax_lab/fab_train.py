@@ -230,7 +230,7 @@ def _begun(learner: Learner, config: Any) -> Learner:
             )
     # Which lot has the highest score stays the same where all that is added to the rule's
     # preference is scaled as that is.
-    scale = config.prior / before.prior
+    scale = config.prior / before.prior if config.prior and before.prior else 1.0
     actor |= {name: scale * actor[name] for name in fab_policy.LINEAR}
 
     def init(key: jax.Array) -> Any:
