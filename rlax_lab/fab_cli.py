@@ -34,6 +34,7 @@ COMMANDS = {
     "train": "train a dispatching policy by multi-agent PPO",
     "evolve": "train one by evolution strategies",
     "value": "say what a policy is worth a year",
+    "export": "write a trained policy as a folder of a few KB, which stands for its run",
 }
 INSTANCE = "a ready-made fab, a .toml or .json file, fab4r:FILE, or job-shop:NAME or FILE"
 # Rows of trace.csv that are written without being asked for.
@@ -91,6 +92,7 @@ def command(words: list[str]) -> int:
         "train": _train,
         "evolve": _evolve,
         "value": _value,
+        "export": _export,
     }
     return run[name](words[1:]) or 0
 
@@ -242,6 +244,17 @@ def _value(words: list[str]) -> None:
     from rlax_lab import fab_value
 
     fab_value.command(words)
+
+
+def _export(words: list[str]) -> None:
+    from rlax_lab import fab_train
+
+    parser = _parser("export")
+    parser.add_argument("run", type=Path, help="the folder of a `fab train` or `fab evolve` run")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parsed = parser.parse(words)
+    fab_train.export(parsed.run, parsed.out)
+    print(parsed.out)
 
 
 def _train(words: list[str]) -> int:

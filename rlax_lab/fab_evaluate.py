@@ -51,7 +51,10 @@ class Settings:
         f"setup > FIFO, setup > EDD, setup > CR, setup > WSPT, {fab_train.RULE}",
         "rules with commas between; the first is what targets are measured against",
     )
-    configs: int = setting(100, "fabs, each simulated once under each", low=2)
+    configs: int = setting(100, "fabs, each simulated under each", low=2)
+    replications: int = setting(
+        1, "simulations of each, with draws of their own; a fab's figures are their means", low=1
+    )
     seed: int = setting(0, "of the first fab and of its draws; the others count up", low=0)
     held_out: bool = setting(True, "fabs that no policy can have been trained on")
     days: float | None = setting(
@@ -164,11 +167,15 @@ def simulate(
             make = ours("fab.generator").make
             plans = [make(family, seed, held_out=settings.held_out) for seed in seeds]
             params, template = _stack(plans, settings, template)
-            keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+            keys = [
+                jnp.stack([_key(seed, number) for seed in seeds])
+                for number in range(settings.replications)
+            ]
         for (name, program), path in zip(programs.items(), paths, strict=True):
             left -= len(block)
             if not path.is_file():
-                figures = jax.device_get(program(params, keys))
+                runs = [jax.device_get(program(params, own)) for own in keys]
+                figures = {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
                 if figures.pop("late").any():
                     raise InputError(f"under '{name}', a fab of the family overflows its slots.")
                 partial = path.with_suffix(".partial.npz")
@@ -185,6 +192,12 @@ def simulate(
         name: {figure: np.concatenate([part[figure] for part in each]) for figure, *_ in FIGURES}
         for name, each in found.items()
     }
+
+
+def _key(seed: int, replication: int) -> jax.Array:
+    """Of a replication's draws; the first is the seed's own."""
+    key = jax.random.key(seed)
+    return jax.random.fold_in(key, replication) if replication else key
 
 
 def _stack(plans: list[Any], settings: Settings, template: Any) -> tuple[Any, Any]:

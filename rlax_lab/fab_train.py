@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlax_lab import cli, evolution, fab_policy, mappo, runs, shards, vector
+from rlax_lab import checkpoint, cli, evolution, fab_policy, mappo, runs, shards, vector
 from rlax_lab import config as configs
 from rlax_lab.cli import ours
 from rlax_lab.config import configuration, setting
@@ -218,7 +218,7 @@ def _begun(learner: Learner, config: Any) -> Learner:
             f"start is {folder}, whose policy adds to the rule {before.rule!r}, but rule is "
             f"{config.rule!r}."
         )
-    trained = jax.tree.map(lambda x: x[0], runs.load_network(folder)[1])["params"]
+    trained = _network(folder)["params"]
     wanted = jax.eval_shape(learner.init, jax.random.key(0)).params.network["params"]
     actor = {name: x for name, x in trained.items() if fab_policy.of_actor(name)}
     for name in filter(fab_policy.of_actor, {**actor, **wanted}):
@@ -239,6 +239,20 @@ def _begun(learner: Learner, config: Any) -> Learner:
         return state._replace(params=state.params._replace(network=network))
 
     return learner._replace(init=init)
+
+
+def export(folder: Path, out: Path) -> None:
+    """Writes a trained policy to a new folder `out` that stands for its run's wherever a policy is
+    asked for. It has the weights alone, so it cannot be resumed; a new run can `start` from it.
+
+    Raises:
+      InputError: where there is no such run, or `out` has something in it.
+    """
+    record = read_record(folder)
+    update, network = runs.load_network(folder)
+    checkpoint.check_new(out)
+    checkpoint.save(out / "checkpoints", update, {"params": {"network": network}}, {})
+    checkpoint.write_json(out / "config.json", record)
 
 
 def decider(folder: Path, plan: Any, seed: int = 0) -> Any:
@@ -326,7 +340,7 @@ def _load(folder: Path, plan: Any, seed: int = 0) -> tuple[Any, Any, Policy, Par
     config = read_config(record)
     if seed >= record["seeds"]:
         raise InputError(f"seed is {seed}, but {folder} has {record['seeds']} seeds.")
-    params = Params(jax.tree.map(lambda x: x[seed], runs.load_network(folder)[1]), None)
+    params = Params(_network(folder, seed), None)
     env, env_params = environment(plan, config), _params(plan, config)
     pi = fab_policy.make(env, env_params, config, getattr(config, "critic", None))
     wanted = jax.eval_shape(pi.init, jax.random.key(0))
@@ -342,6 +356,11 @@ def _load(folder: Path, plan: Any, seed: int = 0) -> tuple[Any, Any, Policy, Par
             f"'{plan.name}' has {here}; shared actors fit any fab."
         )
     return env, env_params, pi, params
+
+
+def _network(folder: Path, seed: int = 0) -> Any:
+    """The weights of one of a run's seeds when it was last saved."""
+    return jax.tree.map(lambda x: x[seed], runs.load_network(folder)[1])
 
 
 def read_record(folder: Path, algorithms: Collection[str] = (PPO, EVOLUTION)) -> dict[str, Any]:

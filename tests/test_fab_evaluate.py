@@ -28,8 +28,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_figures_are_the_simulators(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fabs of all sizes in one program have the figures that each has alone, and paired ones."""
-    words = [*WORDS, "--rules", "FIFO, SPT", "--out", "out"]
+    """Fabs of all sizes in one program have the figures that each has alone, and paired ones; of
+    several replications the means."""
+    words = [*WORDS, "--rules", "FIFO, SPT", "--replications", "2", "--out", "out"]
     assert main([*words, "--at-once", "3"]) == 0
     assert "means over 5 fabs" in capsys.readouterr().out
     found = np.load(folder / "out" / "configurations.npz")
@@ -44,7 +45,9 @@ def test_figures_are_the_simulators(folder: Path, capsys: pytest.CaptureFixture[
             plan = plans[seed]
             window = figures.Window(jnp.int32(round(day)), jnp.int32(round(5 * day)))
             instance = jax.tree.map(jnp.asarray, plan.instance)
-            start = sim.start(instance, jax.random.key(seed)[None], window)
+            key = jax.random.key(seed)
+            keys = jnp.stack([key, jax.random.fold_in(key, 1)])
+            start = sim.start(instance, keys, window)
             alone = figures.measure(plan, sim.run(instance, rules.parse(name), start))
             per_minute = 1440.0
             for figure, factor in (
@@ -56,7 +59,7 @@ def test_figures_are_the_simulators(folder: Path, capsys: pytest.CaptureFixture[
                 ("utilisation", 1.0),
                 ("energy_per_lot", 1.0),
             ):
-                want = alone[figure][0] * factor
+                want = alone[figure].mean() * factor
                 np.testing.assert_allclose(
                     found[f"{name}/{figure}"][seed], want, rtol=1e-4, err_msg=figure
                 )

@@ -235,6 +235,23 @@ def test_a_decider_fits_the_fab(actors: str, folder: Path) -> None:
             fab_train.decider(folder, plan)
 
 
+def test_an_exported_policy_stands_for_its_run(
+    evolved: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fab", "export", str(evolved), "--out", "alone"]) == 0
+    files = [path for path in Path("alone").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 50_000
+    jax.tree.map(
+        np.testing.assert_array_equal, runs.load_network(Path("alone")), runs.load_network(evolved)
+    )
+    assert fab_train.read_record(Path("alone")) == fab_train.read_record(evolved)
+    fab_train.decider(Path("alone"), fab_cli.load_fab("tiny.toml"))
+    assert main(["fab", "export", str(evolved), "--out", "alone"]) == 2
+    assert "alone holds other files; give another --out." in capsys.readouterr().err
+    assert main(["fab", "export", "nowhere", "--out", "other"]) == 2
+    assert "nowhere holds no run" in capsys.readouterr().err
+
+
 def test_a_run_begins_with_the_policy_of_another(folder: Path) -> None:
     """By the same rule and network it chooses as that one does, however it goes on to learn."""
     plan = fab_cli.load_fab("tiny.toml")
