@@ -3,7 +3,8 @@
     python benchmarks/parity.py [--seeds 10] [--out DIR]
 
 PPO on CartPole-v1, 100k steps: in one part, and with its environments in 2 and in 8 parts, as on as
-many devices; and with minibatches by `jax.random.permutation` in the place of our own shuffle.
+many devices; with minibatches by `jax.random.permutation` in the place of our own shuffle; and with
+networks that compute in bfloat16.
 Compares the mean return of the training episodes of the whole run, and of its last quarter, seed by
 seed: IQM with a 95 % interval. Writes a stamped ``parity.json``.
 """
@@ -26,11 +27,16 @@ from rlax_lab.statistics import summarize
 REPORTS = 16
 
 
-def returns(seeds: int, steps: int, in_parts: int = 1) -> np.ndarray:
+def returns(seeds: int, steps: int, in_parts: int = 1, **settings: Any) -> np.ndarray:
     """Mean return of the training episodes of each 16th of a run ``[16, seeds]``."""
     env, env_params = cli.ours("registry").make("CartPole-v1")
     config = ppo.Config(
-        total_steps=steps, num_envs=32, num_steps=64, num_minibatches=8, learning_rate=1e-3
+        total_steps=steps,
+        num_envs=32,
+        num_steps=64,
+        num_minibatches=8,
+        learning_rate=1e-3,
+        **settings,
     )
     learner = shards.spread(lambda config: ppo.make(env, config, env_params), config, in_parts)
     states = jax.jit(jax.vmap(learner.init))(train.seed_keys(0, seeds))
@@ -49,6 +55,7 @@ VARIANTS: dict[str, Callable[[int, int], np.ndarray]] = {
     "2 parts": lambda seeds, steps: returns(seeds, steps, 2),
     "8 parts": lambda seeds, steps: returns(seeds, steps, 8),
     "jax.random.permutation": with_permutation,
+    "bfloat16": lambda seeds, steps: returns(seeds, steps, precision="bfloat16"),
 }
 
 

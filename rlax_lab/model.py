@@ -35,6 +35,11 @@ class ModelConfig:
         "nonlinearity of the mlp torso (Schulman et al. 2017, section 6.1)",
         choices=tuple(networks.ACTIVATIONS),
     )
+    precision: str = setting(
+        "float32",
+        "what the torso computes in; weights, heads, losses and the optimiser keep float32",
+        choices=("float32", "bfloat16"),
+    )
     normalize_observations: bool = setting(
         False, "shift and scale observations by their running mean and deviation, clipped to +-10"
     )
@@ -143,8 +148,9 @@ def torso(env: Environment, env_params: Any, config: ModelConfig) -> Callable[[]
     Raises:
       InputError: on a convolutional torso whose images the environment does not have.
     """
+    dtype = jnp.dtype(config.precision)
     if config.torso == "mlp":
-        return partial(networks.MLP, config.hidden_sizes, config.activation)
+        return partial(networks.MLP, config.hidden_sizes, config.activation, dtype)
     cls, least = {
         "nature_cnn": (networks.NatureCNN, 36),
         "minatar_cnn": (networks.MinAtarCNN, 3),
@@ -155,7 +161,7 @@ def torso(env: Environment, env_params: Any, config: ModelConfig) -> Callable[[]
             f"torso is {config.torso!r}, but observations have shapes {shapes}; it takes one image "
             f"[height, width, channels] of at least {least}x{least}: use 'mlp'."
         )
-    return cls
+    return partial(cls, dtype)
 
 
 def shown(observation: PyTree) -> PyTree:

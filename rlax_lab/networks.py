@@ -55,10 +55,13 @@ def _orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array
     return (basis if rows < columns else basis.T).reshape(shape)
 
 
-def dense(size: int, scale: float = 2.0**0.5) -> nn.Dense:
-    """A dense layer with orthogonal weights of gain `scale` and no initial bias."""
+def dense(size: int, scale: float = 2.0**0.5, dtype: Any = jnp.float32) -> nn.Dense:
+    """A dense layer with orthogonal weights of gain `scale` and no initial bias.
+
+    The weights are float32, whatever the `dtype` that it computes in.
+    """
     fast = _dot_general if jax.default_backend() == "cpu" else None
-    return nn.Dense(size, kernel_init=orthogonal(scale), dot_general=fast)
+    return nn.Dense(size, dtype=dtype, kernel_init=orthogonal(scale), dot_general=fast)
 
 
 def _dot_general(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
@@ -104,13 +107,14 @@ class MLP(nn.Module):
 
     sizes: Sequence[int] = (64, 64)
     activation: str = "tanh"
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, observation: PyTree) -> jax.Array:
         x = flatten(observation)
         for size in self.sizes:
-            x = ACTIVATIONS[self.activation](dense(size)(x))
-        return x
+            x = ACTIVATIONS[self.activation](dense(size, dtype=self.dtype)(x))
+        return x.astype(jnp.float32)
 
 
 class NatureCNN(nn.Module):
@@ -118,6 +122,8 @@ class NatureCNN(nn.Module):
 
     Images ``[B, 84, 84, C]`` (uint8 0 to 255, or floats taken as they are) to ``[B, 512]``.
     """
+
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, observation: PyTree) -> jax.Array:
@@ -132,10 +138,12 @@ class NatureCNN(nn.Module):
                     (size, size),
                     (stride, stride),
                     padding="VALID",
+                    dtype=self.dtype,
                     kernel_init=orthogonal(2.0**0.5),
                 )(x)
             )
-        return nn.relu(dense(512)(x.reshape(x.shape[0], -1)))
+        x = nn.relu(dense(512, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
+        return x.astype(jnp.float32)
 
 
 class PatchConv(nn.Module):
@@ -147,6 +155,7 @@ class PatchConv(nn.Module):
 
     features: int
     size: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -155,6 +164,7 @@ class PatchConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         height, width = x.shape[1] - self.size + 1, x.shape[2] - self.size + 1
         offsets = [(i, j) for i in range(self.size) for j in range(self.size)]
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         patches = jnp.concatenate(
             [x[:, i : i + height, j : j + width] for i, j in offsets], axis=-1
         )
@@ -168,12 +178,15 @@ class MinAtarCNN(nn.Module):
     Small images ``[B, 10, 10, C]``, one channel per kind of object, to ``[B, 128]``.
     """
 
+    dtype: Any = jnp.float32
+
     @nn.compact
     def __call__(self, observation: PyTree) -> jax.Array:
         (image,) = jax.tree.leaves(observation)
         x = image.astype(jnp.float32)
-        x = nn.relu(PatchConv(16, 3)(x))
-        return nn.relu(dense(128)(x.reshape(x.shape[0], -1)))
+        x = nn.relu(PatchConv(16, 3, self.dtype)(x))
+        x = nn.relu(dense(128, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
+        return x.astype(jnp.float32)
 
 
 class ActorCritic(nn.Module):

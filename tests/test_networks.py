@@ -158,6 +158,38 @@ def test_mlp_applies_its_activation_after_every_layer(name, function):
     np.testing.assert_allclose(module.apply(params, x), expected, rtol=1e-4, atol=1e-5)
 
 
+TORSOS = {
+    "mlp": ((4, 3), partial(networks.MLP, (16, 8))),
+    "minatar_cnn": ((4, 10, 10, 4), networks.MinAtarCNN),
+    "nature_cnn": ((2, 36, 36, 2), networks.NatureCNN),
+}
+
+
+@pytest.mark.parametrize("name", TORSOS)
+def test_bfloat16_is_what_the_torso_computes_in(name):
+    """Features have 8 significant bits and are float32's to that precision; weights and their
+    gradients are float32."""
+    shape, torso = TORSOS[name]
+    x = np.random.default_rng(1).uniform(size=shape).astype(np.float32)
+    whole, half = torso(), torso(dtype=jnp.bfloat16)
+    params = jax.tree.map(
+        lambda w: w / np.sqrt(max(np.prod(w.shape[:-1]), 1)), made_up(shapes(half, x)[1])
+    )
+    assert {str(w.dtype) for w in jax.tree.leaves(shapes(half, x)[1])} == {"float32"}
+    want, features = whole.apply(params, x), half.apply(params, x)
+    assert features.dtype == jnp.float32
+    np.testing.assert_array_equal(features, features.astype(jnp.bfloat16).astype(jnp.float32))
+    assert np.any(features != want)
+    np.testing.assert_allclose(features, want, atol=2.0**-6 * np.abs(want).max())
+    loss = lambda module: lambda p: jnp.sum(module.apply(p, x) ** 2)  # noqa: E731
+    for g, exact in zip(
+        *(jax.tree.leaves(jax.grad(loss(module))(params)) for module in (half, whole)), strict=True
+    ):
+        assert g.dtype == jnp.float32
+        # As vectors: a unit near its kink may be on either side of it.
+        assert np.linalg.norm(g - exact) < 0.2 * np.linalg.norm(exact)
+
+
 def test_every_activation_is_tested():
     """The names above are all there are."""
     assert set(networks.ACTIVATIONS) == {"tanh", "relu", "silu", "gelu"}
@@ -369,6 +401,22 @@ def test_a_network_of_one_s_own(lead):
     expected = observation @ value_head["kernel"] + value_head["bias"]
     np.testing.assert_allclose(values, expected[..., 0], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(pi.value(params, observation), values)
+
+
+@pytest.mark.parametrize("torso", ["mlp", "minatar_cnn", "nature_cnn"])
+def test_the_configuration_says_what_the_torso_computes_in(torso):
+    """The heads are float32's: with the same features they give the same."""
+    env = Image(36) if torso != "mlp" else probes.ObservationReward()
+    whole, half = (make(env, torso=torso, precision=p) for p in ("float32", "bfloat16"))
+    params = jax.tree.map(lambda x: 0.1 * x, start(whole))
+    shape = (4, 1) if torso == "mlp" else (4, 36, 36, 3)
+    observation = np.random.default_rng(1).uniform(0.1, 0.9, shape).astype(np.float32)
+    exact, rounded = (pi.outputs(params, observation) for pi in (whole, half))
+    for x, y in zip(exact, rounded, strict=True):
+        assert y.dtype == jnp.float32
+        assert np.any(x != y)
+        assert np.any(y != y.astype(jnp.bfloat16).astype(jnp.float32))
+        np.testing.assert_allclose(x, y, atol=0.05 * np.abs(x).max())
 
 
 def test_a_network_with_wrong_shapes_is_refused():
