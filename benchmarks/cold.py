@@ -93,9 +93,7 @@ def memory(pythons: dict[str, str], checkout: str, sizes: tuple[int, ...]) -> di
 
 def main() -> None:
     parser = parts.parser(__doc__, "part", PARTS)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", help="a Python that has the peers (make bench makes one)")
-    parser.add_argument("--purejaxrl", type=Path, help="a checkout of it, run with that Python")
+    parts.add_peers(parser)
     asked = parser.parse_args()
     pythons = {"ours": sys.executable}
     if asked.peers and asked.purejaxrl:

@@ -40,6 +40,13 @@ def parser(about: str | None, kind: str, known: Collection[str]) -> argparse.Arg
     return found
 
 
+def add_peers(parser: argparse.ArgumentParser) -> None:
+    """--rounds, --peers and --purejaxrl, for measuring beside others in turns."""
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", help="a Python that has the peers (make bench makes one)")
+    parser.add_argument("--purejaxrl", type=Path, help="a checkout of it, run with that Python")
+
+
 def wanted(asked: argparse.Namespace, known: Collection[str], path: Path) -> Iterator[str]:
     """The parts to measure, one by one: those asked for or all, or those that `path` lacks."""
     for name in asked.names or known:

@@ -434,9 +434,7 @@ def main() -> None:
     gpu, devices = jax.default_backend() != "cpu", jax.device_count()
     known: dict[str, Any] = cases(devices, gpu) | {LIMIT: None}
     parser = parts.parser(__doc__, "case", known)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", help="a Python that has the peers (make bench makes one)")
-    parser.add_argument("--purejaxrl", type=Path, help="a checkout of it, run with that Python")
+    parts.add_peers(parser)
     parser.add_argument("--list", action="store_true", help="only print the cases")
     asked = parser.parse_args()
     if asked.list:

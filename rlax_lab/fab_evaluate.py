@@ -166,7 +166,7 @@ def simulate(
         if not all(path.is_file() for path in paths):
             make = ours("fab.generator").make
             plans = [make(family, seed, held_out=settings.held_out) for seed in seeds]
-            params, template = _stack(plans, settings, template)
+            params, template = stack(plans, settings, template)
             keys = [
                 jnp.stack([_key(seed, number) for seed in seeds])
                 for number in range(settings.replications)
@@ -175,7 +175,7 @@ def simulate(
             left -= len(block)
             if not path.is_file():
                 runs = [jax.device_get(program(params, own)) for own in keys]
-                figures = {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
+                figures = {key: np.mean([run[key] for run in runs], axis=0) for key in runs[0]}
                 if figures.pop("late").any():
                     raise InputError(f"under '{name}', a fab of the family overflows its slots.")
                 partial = path.with_suffix(".partial.npz")
@@ -200,7 +200,7 @@ def _key(seed: int, replication: int) -> jax.Array:
     return jax.random.fold_in(key, replication) if replication else key
 
 
-def _stack(plans: list[Any], settings: Settings, template: Any) -> tuple[Any, Any]:
+def stack(plans: list[Any], settings: Settings, template: Any = None) -> tuple[Any, Any]:
     """Parameters of fabs ``[B]``, no smaller than those before, so that few are compiled for."""
     instance = ours("fab.instance")
     each = []
@@ -221,20 +221,16 @@ def _stack(plans: list[Any], settings: Settings, template: Any) -> tuple[Any, An
 
 def _program(make: Any) -> Any:
     """A jitted ``(params [B], keys [B]) -> figures [B]``, each fab under its own rule from 0 on."""
-    dynamics, figures = ours("fab.dynamics"), ours("fab.figures")
+    dynamics, figures, simulator = (ours(f"fab.{x}") for x in ("dynamics", "figures", "simulate"))
 
     def one(params: Any, key: jax.Array) -> dict[str, jax.Array]:
         window = figures.Window(params.warmup, params.horizon)
-        rule = make(params)
-        state = jax.lax.while_loop(
-            lambda state: ~dynamics.finished(params.instance, state),
-            lambda state: dynamics.step(params.instance, rule, state)[0],
-            dynamics.init(params.instance, key, window),
-        )
+        start = dynamics.init(params.instance, key, window)
+        state = simulator.until_the_end(params.instance, make(params), start)
         return outcome(params, state)
 
     def all_of_them(params: Any, keys: jax.Array) -> dict[str, jax.Array]:
-        each = ours("fab.simulate").deal(jax.vmap(one), len(keys), (True, True))
+        each = simulator.deal(jax.vmap(one), len(keys), (True, True))
         found: dict[str, jax.Array] = each(params, keys)
         return found
 

@@ -168,7 +168,7 @@ def _evolution(env: Any, params: Any, config: Evolution) -> Learner:
         raise InputError(f"settle is {config.settle}, but must be less than days, {config.days}.")
     one = jax.tree.map(lambda x: x[0], params)
     pi = fab_policy.make(env, one, config)
-    dynamics, figures, of_fab = (ours(f"fab.{x}") for x in ("dynamics", "figures", "env"))
+    simulate, figures, of_fab = (ours(f"fab.{x}") for x in ("simulate", "figures", "env"))
     longest = ours("fab.instance").LONGEST_RUN
 
     def start(key: jax.Array) -> Any:
@@ -185,11 +185,8 @@ def _evolution(env: Any, params: Any, config: Evolution) -> Learner:
         ticks = lambda days: jnp.round(days * own.day).astype(jnp.int32)  # noqa: E731
 
         def until(fab: Any, end: jax.Array) -> Any:
-            return jax.lax.while_loop(
-                lambda fab: ~dynamics.finished(own.instance, fab),
-                lambda fab: dynamics.step(own.instance, rule, fab)[0],
-                fab._replace(window=figures.Window(jnp.int32(0), end)),
-            )
+            fab = fab._replace(window=figures.Window(jnp.int32(0), end))
+            return simulate.until_the_end(own.instance, rule, fab)
 
         began = fab.window.end
         fab = fab._replace(figures=figures.Figures.zeros(own.instance))

@@ -16,7 +16,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
-from . import dynamics, library, rules
+from . import dynamics, library, rules, simulate
 from .figures import Figures, Window
 from .instance import NEVER, Conwip, Instance, Renewal
 from .queue import Queue
@@ -218,11 +218,8 @@ class FabEnv(Environment[EnvState, EnvParams]):
         """The fab at the end of the warm-up, where its window ends."""
         instance = params.instance
         window = Window(jnp.int32(0), params.warmup)
-        return jax.lax.while_loop(
-            lambda fab: ~dynamics.finished(instance, fab),
-            lambda fab: dynamics.step(instance, self.rule, fab, self.one_at_a_time)[0],
-            dynamics.init(instance, key, window, self.may_wait),
-        )
+        start = dynamics.init(instance, key, window, self.may_wait)
+        return simulate.until_the_end(instance, self.rule, start, self.one_at_a_time)
 
     def step_env(
         self, key: jax.Array, state: EnvState, action: Any, params: EnvParams

@@ -29,20 +29,26 @@ def run(
     instance: Instance, rule: Rule, state: State, batched: bool = False, one_at_a_time: bool = False
 ) -> State:
     """Runs fabs ``[B]`` to the end of their windows, on all devices."""
-    axis = 0 if batched else None
-    step = jax.vmap(
-        lambda instance, state: dynamics.step(instance, rule, state, one_at_a_time)[0],
-        in_axes=(axis, 0),
-    )
-    done = jax.vmap(dynamics.finished, in_axes=(axis, 0))
 
-    def to_the_end(instance: Instance, state: State) -> State:
-        def chunk(state: State) -> State:
-            return jax.lax.fori_loop(0, _CHUNK, lambda _, s: step(instance, s), state)
+    def one(instance: Instance, state: State) -> State:
+        return until_the_end(instance, rule, state, one_at_a_time)
 
-        return jax.lax.while_loop(lambda s: ~done(instance, s).all(), chunk, state)
+    each = jax.vmap(one, in_axes=(0 if batched else None, 0))
+    return deal(each, len(state.count), (batched, True))(instance, state)
 
-    return deal(to_the_end, len(state.count), (batched, True))(instance, state)
+
+def until_the_end(
+    instance: Instance, rule: Rule, state: State, one_at_a_time: bool = False
+) -> State:
+    """One fab at the end of its window."""
+
+    # Of many, under `vmap`, those that are done wait for the others, and to hold them back at every
+    # step costs far more than the steps that they take in vain, which do nothing.
+    def chunk(state: State) -> State:
+        step = lambda _, s: dynamics.step(instance, rule, s, one_at_a_time)[0]  # noqa: E731
+        return jax.lax.fori_loop(0, _CHUNK, step, state)
+
+    return jax.lax.while_loop(lambda s: ~dynamics.finished(instance, s), chunk, state)
 
 
 def deal(function: Callable[..., Any], fabs: int, batched: tuple[bool, ...]) -> Callable[..., Any]:

@@ -1,0 +1,135 @@
+"""Whether the work in process of a trained policy stays bounded where its rule's does.
+
+    python benchmarks/fab_stability.py RUN [--rule RULE] [--fabs 32] [--years 10] [--out DIR]
+
+Held-out fabs of the family that the run was trained on, each simulated for years from empty, under
+the policy and under a rule with the same draws. Lots in the fab, on average over every quarter of a
+year; and from the second to the last quarter of the years after the first, by how much they grew.
+Writes a stamped ``fab_stability.json`` and a picture.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from rlax_lab import cli, fab_cli, fab_evaluate, fab_train, plots, provenance
+from rlax_lab.checkpoint import write_json
+from rlax_lab.cli import ours
+
+QUARTERS, DAYS = 4, 365.0
+
+
+def measure(make: Any, params: Any, keys: jax.Array, years: float) -> np.ndarray:
+    """Lots in fabs ``[K]`` on average over each quarter ``[quarters, K]``.
+
+    Args:
+      make: ``params -> rule``.
+      params, keys: of the fabs ``[K]``.
+      years: from empty.
+    """
+    dynamics, figures, simulator = (ours(f"fab.{x}") for x in ("dynamics", "figures", "simulate"))
+    window_totals = ours("fab.env").window_totals
+    length = DAYS / QUARTERS
+
+    def begin(params: Any, key: jax.Array) -> Any:
+        return dynamics.init(params.instance, key, figures.Window(jnp.int32(0), jnp.int32(0)))
+
+    def quarter(params: Any, fab: Any) -> tuple[Any, jax.Array]:
+        start = fab.window.end
+        window = figures.Window(start, start + jnp.round(length * params.day).astype(jnp.int32))
+        fab = fab._replace(window=window, figures=figures.Figures.zeros(params.instance))
+        fab = simulator.until_the_end(params.instance, make(params), fab)
+        return fab, window_totals(params, fab).lot_time / (window.end - window.start)
+
+    state = jax.jit(jax.vmap(begin))(params, keys)
+    step = jax.jit(simulator.deal(jax.vmap(quarter), len(keys), (True, True)))
+    found = []
+    for number in range(round(years * QUARTERS)):
+        state, lots = step(params, state)
+        found.append(np.asarray(lots))
+        if bool(state.late.any()):
+            raise RuntimeError(f"{int(state.late.sum())} fabs overflow in quarter {number + 1}")
+        if number % QUARTERS == QUARTERS - 1:
+            year = number // QUARTERS + 1
+            print(f"year {year}: {np.mean(found[-QUARTERS:]):.2f} lots on average", flush=True)
+    return np.array(found)
+
+
+def growth(lots: np.ndarray) -> dict[str, Any]:
+    """By how much the last half of the quarters ``[quarters, K]`` after the first year is above the
+    first half: its mean over fabs, as part of that half, with a 95 % interval."""
+    settled = lots[QUARTERS:]
+    early, late = (
+        half.mean(0) for half in (settled[: len(settled) // 2], settled[len(settled) // 2 :])
+    )
+    mean, low, high = fab_cli.interval(late / early - 1)
+    return {"mean": mean, "ci95": [low, high]}
+
+
+@plots.style()
+def draw(found: dict[str, np.ndarray], out: Path) -> Path:
+    """Lots over the years, of all fabs together and of the fullest one."""
+    figure = Figure(figsize=(7, 3.4))
+    axes = figure.subplots()
+    for i, (name, lots) in enumerate(found.items()):
+        years = (np.arange(len(lots)) + 0.5) / QUARTERS
+        look = plots.look(i)
+        axes.plot(years, lots.mean(1), **look, label=f"{name}: mean of {lots.shape[1]} fabs")
+        axes.plot(years, lots.max(1), **(look | {"linewidth": 0.8}), label="the fullest")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("years")
+    axes.set_ylabel("lots in the fab")
+    axes.legend(fontsize=8, ncols=len(found))
+    return plots.save(figure, out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a training run, or an exported policy")
+    parser.add_argument("--rule", help="by default the one that the policy started from")
+    parser.add_argument("--fabs", type=int, default=32)
+    parser.add_argument("--years", type=float, default=10)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    asked = parser.parse_args()
+    cli.use_all_cores()
+    record = fab_train.read_record(asked.run)
+    name = asked.rule or fab_train.read_config(record).rule
+    generator = ours("fab.generator")
+    family = generator.FAMILIES[record["env"]]
+    plans = [generator.make(family, seed, held_out=True) for seed in range(asked.fabs)]
+    params, _ = fab_evaluate.stack(plans, fab_evaluate.Settings())
+    keys = jnp.stack([jax.random.key(seed) for seed in range(asked.fabs)])
+    rule = ours("fab.rules").parse(name)
+    policy = fab_train.policy(asked.run, plans[0])
+    found = {
+        name: measure(lambda _: rule, params, keys, asked.years),
+        "policy": measure(policy, params, keys, asked.years),
+    }
+    asked.out.mkdir(parents=True, exist_ok=True)
+    result = {
+        "command": f"python benchmarks/fab_stability.py {asked.run}",
+        "family": record["env"],
+        "fabs": asked.fabs,
+        "years": asked.years,
+        "trained": record,
+        "growth": {name: growth(lots) for name, lots in found.items()},
+        "fullest": {name: float(lots[QUARTERS:].max()) for name, lots in found.items()},
+        "lots_by_year": {
+            name: lots.mean(1).reshape(-1, QUARTERS).mean(1).tolist()
+            for name, lots in found.items()
+        },
+    }
+    write_json(asked.out / "fab_stability.json", result | provenance.stamp())
+    print(result["growth"])
+    draw(found, asked.out / "fab_stability.png")
+
+
+if __name__ == "__main__":
+    main()
