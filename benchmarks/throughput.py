@@ -32,6 +32,7 @@ from benchmarks import parts  # noqa: E402
 from rlax_lab import cli  # noqa: E402
 
 LIMIT = "limit"  # the part of the results beside the cases
+OURS = ("ours", "our_ppo")  # sides that this project is
 PPO = {"num_epochs": 4, "num_minibatches": 4, "num_steps": 128}
 
 
@@ -198,6 +199,22 @@ def a2c_case() -> dict[str, Any]:
     }
 
 
+def gradient_case(algo: str) -> dict[str, Any]:
+    """Actor-critics beside our PPO, each step in one gradient; A3C's environments are 4 workers'."""
+    workers = {"a2c": 1, "a3c": 4}[algo]
+    sizes, updates = {"num_envs": 2048, "num_steps": 32}, 10
+    return {
+        "algo": algo,
+        "env": "CartPole-v1",
+        "steps": updates * 2048 * 32,
+        "gradient_steps": updates * workers,
+        "gradient_steps_per_update": workers,
+        "ours": sizes | ({"num_workers": workers} if algo == "a3c" else {}),
+        "our_ppo": sizes | {"num_epochs": 1, "num_minibatches": workers},
+        "sides": ("ours", "our_ppo"),
+    }
+
+
 def cases(devices: int, gpu: bool = False) -> dict[str, dict[str, Any]]:
     """By name; PPO in large batches uses `devices`, each a part of the environments.
 
@@ -213,6 +230,8 @@ def cases(devices: int, gpu: bool = False) -> dict[str, dict[str, Any]]:
     found["dqn_as_purejaxrl"] = dqn_case("purejaxrl")
     found["dqn_as_rejax"] = dqn_case("rejax")
     found["a2c"] = a2c_case()
+    found["a2c_gradients"] = gradient_case("a2c")
+    found["a3c_gradients"] = gradient_case("a3c")
     found["ppo_as_sbx"] = sbx_ppo_case()
     found["dqn_as_sbx"] = sbx_dqn_case()
     return found
@@ -236,7 +255,7 @@ class Side:
 
     def __init__(self, python: str, side: str, case: dict[str, Any]) -> None:
         environment = dict(os.environ)
-        if side == "ours":
+        if side in OURS:
             environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{environment.get('PYTHONPATH', '')}"
         else:
             environment.pop("PYTHONPATH", None)
@@ -440,7 +459,7 @@ def main() -> None:
     if asked.list:
         print("\n".join(known))
         return
-    pythons = {"ours": sys.executable}
+    pythons = dict.fromkeys(OURS, sys.executable)
     if asked.peers:
         pythons |= dict.fromkeys(installed(asked.peers), asked.peers)
         if asked.purejaxrl:

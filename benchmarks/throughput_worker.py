@@ -49,6 +49,12 @@ def ours(case: dict[str, Any]) -> Work:
     return work, seeds * updates * learner.steps_per_update, seeds * gradient_steps
 
 
+def our_ppo(case: dict[str, Any]) -> Work:
+    """The PPO that another learner of ours is measured beside."""
+    steps = case["our_ppo"]["num_minibatches"] * case["our_ppo"]["num_epochs"]
+    return ours(case | {"algo": "ppo", "ours": case["our_ppo"], "gradient_steps_per_update": steps})
+
+
 def purejaxrl(case: dict[str, Any]) -> Work:
     import jax
 

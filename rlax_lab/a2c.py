@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlax_lab import losses, metrics, optimizers, policy, shards, vector
+from rlax_lab import gradients, losses, metrics, optimizers, policy, shards, vector
 from rlax_lab.config import check, configuration, setting
 from rlax_lab.model import Params
 from rlax_lab.normalize import RewardScale, scale_rewards, standardize
@@ -175,24 +175,21 @@ def make_parts(
             actors.reward_scale, step.reward, step.ended, config.gamma * step.discount
         )
 
-        def loss(network: PyTree) -> tuple[jax.Array, metrics.Metrics]:
-            outputs, value = pi.outputs(params._replace(network=network), trajectory.observation)
+        value = pi.value(params, trajectory.observation)
+        decay = config.gamma, config.gae_lambda
+        advantage = advantages(pi, params, trajectory, reward, value, env_state.observation, *decay)
+        target = advantage + value
+        if config.normalize_advantages:
+            advantage = standardize(advantage)
+        batch = trajectory.observation, trajectory.action, advantage, target
+        # As A3C's workers have fewer environments each, these are not `batch_size`.
+        rows = jax.tree.map(lambda x: x.reshape(reward.size, *x.shape[2:]), batch)
+
+        def loss(network: PyTree, rows: Any) -> tuple[jax.Array, metrics.Metrics]:
+            observation, action, advantage, target = rows
+            outputs, value = pi.outputs(params._replace(network=network), observation)
             dist = pi.distribution(outputs)
-            baseline = jax.lax.stop_gradient(value)
-            advantage = advantages(
-                pi,
-                params,
-                trajectory,
-                reward,
-                baseline,
-                env_state.observation,
-                config.gamma,
-                config.gae_lambda,
-            )
-            target = advantage + baseline
-            if config.normalize_advantages:
-                advantage = standardize(advantage)
-            policy_loss = losses.policy_gradient(dist.log_prob(trajectory.action), advantage)
+            policy_loss = losses.policy_gradient(dist.log_prob(action), advantage)
             value_loss = losses.squared_error(value, target)
             entropy = jnp.mean(dist.entropy())
             total = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
@@ -203,7 +200,7 @@ def make_parts(
                 "entropy": entropy,
             }
 
-        gradient, report = shards.mean(jax.grad(loss, has_aux=True)(params.network))
+        gradient, report = gradients.gradient(loss, params.network, rows)
         report |= {"gradient_norm": optax.tree.norm(gradient), "gradient_steps": 1.0}
         found = Finding(gradient, trajectory.observation, metrics.episodes(step) | report)
         return Actors(env_state, reward_scale), found

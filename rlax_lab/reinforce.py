@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlax_lab import losses, metrics, optimizers, policy, shards, vector
+from rlax_lab import gradients, losses, metrics, optimizers, policy, shards, vector
 from rlax_lab.config import check, configuration, setting
 from rlax_lab.errors import InputError
 from rlax_lab.model import Params
@@ -113,26 +113,29 @@ def make(
             state.reward_scale, step.reward, step.ended, config.gamma * step.discount
         )
 
-        def loss(network: PyTree) -> tuple[jax.Array, metrics.Metrics]:
-            params = state.params._replace(network=network)
-            outputs, value = pi.outputs(params, trajectory.observation)
+        expected = pi.value(state.params, trajectory.observation)
+        surplus = advantages(
+            pi,
+            state.params,
+            trajectory,
+            reward,
+            expected,
+            envs.observation,
+            config.gamma,
+            lambda_=1.0,
+        )
+        returns = surplus + expected
+        weight = surplus if config.baseline else returns
+        if config.normalize_returns:
+            weight = standardize(weight)
+        batch = trajectory.observation, trajectory.action, weight, returns
+        rows = jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), batch)
+
+        def loss(network: PyTree, rows: Any) -> tuple[jax.Array, metrics.Metrics]:
+            observation, action, weight, returns = rows
+            outputs, value = pi.outputs(state.params._replace(network=network), observation)
             dist = pi.distribution(outputs)
-            expected = jax.lax.stop_gradient(value)
-            surplus = advantages(
-                pi,
-                state.params,
-                trajectory,
-                reward,
-                expected,
-                envs.observation,
-                config.gamma,
-                lambda_=1.0,
-            )
-            returns = surplus + expected
-            weight = surplus if config.baseline else returns
-            if config.normalize_returns:
-                weight = standardize(weight)
-            policy_loss = losses.policy_gradient(dist.log_prob(trajectory.action), weight)
+            policy_loss = losses.policy_gradient(dist.log_prob(action), weight)
             value_loss = losses.squared_error(value, returns)
             entropy = jnp.mean(dist.entropy())
             total = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
@@ -143,7 +146,7 @@ def make(
                 "entropy": entropy,
             }
 
-        gradient, report = shards.mean(jax.grad(loss, has_aux=True)(state.params.network))
+        gradient, report = gradients.gradient(loss, state.params.network, rows)
         report |= {"gradient_norm": optax.tree.norm(gradient), "gradient_steps": 1.0}
         remaining = (
             optimizers.remaining(state.steps, total_steps) if config.anneal_learning_rate else 1.0
