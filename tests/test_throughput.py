@@ -30,12 +30,16 @@ def test_all_sides_of_a_case_are_given_the_same_work(name):
         batch = ours["num_envs"] * ours["num_steps"]
         each = ours["num_epochs"] * ours["num_minibatches"]
     else:
-        default = {"a2c": 1, "dqn": ours.get("num_gradient_steps")}
+        default = {"a2c": 1, "a3c": ours.get("num_workers"), "dqn": ours.get("num_gradient_steps")}
         batch = ours["num_envs"] * ours["num_steps"]
         each = default[case["algo"]]
     assert case["steps"] % batch == 0
     assert case["gradient_steps"] == case["steps"] // batch * each
     assert case["gradient_steps_per_update"] == each
+    if "our_ppo" in case["sides"]:
+        ppo = case["our_ppo"]
+        assert ppo["num_envs"] * ppo["num_steps"] == batch
+        assert ppo["num_epochs"] * ppo["num_minibatches"] == each
     theirs = case.get("purejaxrl_config", {})
     if case["algo"] == "ppo" and "purejaxrl" in case["sides"]:
         names = ("NUM_ENVS", "NUM_STEPS", "UPDATE_EPOCHS", "NUM_MINIBATCHES")
