@@ -139,7 +139,7 @@ def digest(arrays: PyTree) -> str:
     for path, x in jax.tree_util.tree_leaves_with_path(arrays):
         sha.update(f"{jax.tree_util.keystr(path)} {x.dtype} {x.shape};".encode())
         # A view: a replay buffer is too large to copy.
-        sha.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+        sha.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
     return sha.hexdigest()
 
 
