@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks import fab_stability
 from rlax_lab import fab_evaluate
 from rlax_lab.cli import main, ours
 
@@ -75,6 +76,22 @@ def test_figures_are_the_simulators(folder: Path, capsys: pytest.CaptureFixture[
         np.testing.assert_array_equal(found[key], again[key])
     assert main([*words, "--at-once", "3", "--seed", "1"]) == 2
     assert "holds other files; give another --out." in capsys.readouterr().err
+
+
+def test_long_runs() -> None:
+    """Where lots are constant there are as many on average in every quarter; growth by hand."""
+    generator = ours("fab.generator")
+    plans = [generator.make(generator.FAMILIES["tiny"], seed, held_out=True) for seed in range(2)]
+    params, _ = fab_evaluate.stack(plans, fab_evaluate.Settings())
+    rule = ours("fab.rules").parse("FIFO")
+    keys = jnp.stack([jax.random.key(seed) for seed in range(2)])
+    lots = fab_stability.measure(lambda _: rule, params, keys, years=0.5)
+    np.testing.assert_allclose(lots, [[6.0, 6.0]] * 2, rtol=1e-5)
+    # A first year that does not count, then a fab that grows from 10 to 11 and one that shrinks.
+    lots = np.array([[0, 0]] * 4 + [[10, 10]] * 2 + [[11, 9]] * 2)
+    found = fab_stability.growth(lots)
+    assert found["mean"] == pytest.approx(0.0)
+    assert found["ci95"] == pytest.approx(stats.t.interval(0.95, 1, 0.0, 0.1))
 
 
 def test_statistics() -> None:
