@@ -142,6 +142,8 @@ def conduct(task: Task, settings: Settings, folder: Path, resume: bool = False) 
     )
     if not resume:
         checkpoint.write_json(folder / "config.json", record)
+    # Under the same name, or a replay buffer would stay where it was put first as well.
+    states = shards.place(states, mesh, task.learner)
     clock["compile"] += programs.seconds
     clock["wall"] += time.perf_counter() - began
     members = task.learner.members
@@ -227,7 +229,6 @@ def _conduct(
     """Trains from update `done` to the end, reporting and saving on the way; the final states."""
     learner = task.learner
     updates = learner.num_updates
-    states = shards.place(states, mesh, learner)
     if done == updates:
         return states
     keys = shards.place(train.seed_keys(settings.seed, settings.seeds), mesh)
