@@ -4,11 +4,12 @@
 
 Held-out fabs of the family that the run was trained on, each simulated for years from empty, under
 the policy and under a rule with the same draws. Lots in the fab, on average over every quarter of a
-year; and from the second to the last quarter of the years after the first, by how much they grew.
+year; and by how much they grew between the two halves of the years after the first.
 Writes a stamped ``fab_stability.json`` and a picture.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def main() -> None:
     }
     asked.out.mkdir(parents=True, exist_ok=True)
     result = {
-        "command": f"python benchmarks/fab_stability.py {asked.run}",
+        "command": shlex.join(["python", "benchmarks/fab_stability.py", *sys.argv[1:]]),
         "family": record["env"],
         "fabs": asked.fabs,
         "years": asked.years,

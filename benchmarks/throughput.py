@@ -200,7 +200,7 @@ def a2c_case() -> dict[str, Any]:
 
 
 def gradient_case(algo: str) -> dict[str, Any]:
-    """Actor-critics beside our PPO, each step in one gradient; A3C's environments are 4 workers'."""
+    """An actor-critic beside our PPO, each step in one gradient; A3C has 4 workers."""
     workers = {"a2c": 1, "a3c": 4}[algo]
     sizes, updates = {"num_envs": 2048, "num_steps": 32}, 10
     return {

@@ -51,8 +51,7 @@ def ours(case: dict[str, Any]) -> Work:
 
 def our_ppo(case: dict[str, Any]) -> Work:
     """The PPO that another learner of ours is measured beside."""
-    steps = case["our_ppo"]["num_minibatches"] * case["our_ppo"]["num_epochs"]
-    return ours(case | {"algo": "ppo", "ours": case["our_ppo"], "gradient_steps_per_update": steps})
+    return ours(case | {"algo": "ppo", "ours": case["our_ppo"]})
 
 
 def purejaxrl(case: dict[str, Any]) -> Work:
