@@ -35,12 +35,9 @@ def measure(make: Any, params: Any, keys: jax.Array, years: float) -> np.ndarray
       params, keys: of the fabs ``[K]``.
       years: from empty.
     """
-    dynamics, figures, simulator = (ours(f"fab.{x}") for x in ("dynamics", "figures", "simulate"))
+    figures, simulator = ours("fab.figures"), ours("fab.simulate")
     window_totals = ours("fab.env").window_totals
     length = DAYS / QUARTERS
-
-    def begin(params: Any, key: jax.Array) -> Any:
-        return dynamics.init(params.instance, key, figures.Window(jnp.int32(0), jnp.int32(0)))
 
     def quarter(params: Any, fab: Any) -> tuple[Any, jax.Array]:
         start = fab.window.end
@@ -49,7 +46,8 @@ def measure(make: Any, params: Any, keys: jax.Array, years: float) -> np.ndarray
         fab = simulator.until_the_end(params.instance, make(params), fab)
         return fab, window_totals(params, fab).lot_time / (window.end - window.start)
 
-    state = jax.jit(jax.vmap(begin))(params, keys)
+    empty = figures.Window(jnp.int32(0), jnp.int32(0))
+    state = jax.jit(simulator.start, static_argnums=3)(params.instance, keys, empty, True)
     step = jax.jit(simulator.deal(jax.vmap(quarter), len(keys), (True, True)))
     found = []
     for number in range(round(years * QUARTERS)):
@@ -66,10 +64,7 @@ def measure(make: Any, params: Any, keys: jax.Array, years: float) -> np.ndarray
 def growth(lots: np.ndarray) -> dict[str, Any]:
     """By how much the last half of the quarters ``[quarters, K]`` after the first year is above the
     first half: its mean over fabs, as part of that half, with a 95 % interval."""
-    settled = lots[QUARTERS:]
-    early, late = (
-        half.mean(0) for half in (settled[: len(settled) // 2], settled[len(settled) // 2 :])
-    )
+    early, late = (half.mean(0) for half in np.array_split(lots[QUARTERS:], 2))
     mean, low, high = fab_cli.interval(late / early - 1)
     return {"mean": mean, "ci95": [low, high]}
 
@@ -96,13 +91,15 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a training run, or an exported policy")
     parser.add_argument("--rule", help="by default the one that the policy started from")
     parser.add_argument("--fabs", type=int, default=32)
-    parser.add_argument("--years", type=float, default=10)
+    parser.add_argument("--years", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     asked = parser.parse_args()
     cli.use_all_cores()
     record = fab_train.read_record(asked.run)
     name = asked.rule or fab_train.read_config(record).rule
     generator = ours("fab.generator")
+    if record["env"] not in generator.FAMILIES:
+        parser.error(f"{asked.run} was trained on {record['env']}, not on a family of random fabs.")
     family = generator.FAMILIES[record["env"]]
     plans = [generator.make(family, seed, held_out=True) for seed in range(asked.fabs)]
     params, _ = fab_evaluate.stack(plans, fab_evaluate.Settings())
