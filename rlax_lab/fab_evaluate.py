@@ -223,16 +223,14 @@ def _program(make: Any) -> Any:
     """A jitted ``(params [B], keys [B]) -> figures [B]``, each fab under its own rule from 0 on."""
     dynamics, figures, simulator = (ours(f"fab.{x}") for x in ("dynamics", "figures", "simulate"))
 
-    def one(params: Any, key: jax.Array) -> dict[str, jax.Array]:
+    def begin(params: Any, key: jax.Array) -> Any:
         window = figures.Window(params.warmup, params.horizon)
-        start = dynamics.init(params.instance, key, window)
-        state = simulator.until_the_end(params.instance, make(params), start)
-        return outcome(params, state)
+        return dynamics.init(params.instance, key, window)
 
     def all_of_them(params: Any, keys: jax.Array) -> dict[str, jax.Array]:
-        each = simulator.deal(jax.vmap(one), len(keys), (True, True))
-        found: dict[str, jax.Array] = each(params, keys)
-        return found
+        start = simulator.deal(jax.vmap(begin), len(keys), (True, True))(params, keys)
+        state = simulator.run_own(params, lambda own: (own.instance, make(own)), start)
+        return jax.vmap(outcome)(params, state)
 
     return jax.jit(all_of_them)
 

@@ -236,8 +236,10 @@ class Network(nn.Module):
         x = jnp.tanh(x)
         for layer, units, scale in ((1, width, 2**0.5), (2, 1, gain)):
             matrix, bias = weights(layer, (width, units), scale)
-            of_group = jnp.broadcast_to(bias, (*own.shape[:-1], units))
-            x = dense(x, matrix) + _of_group(of_group, group)
+            x = dense(x, matrix)
+            if separate:
+                bias = _of_group(jnp.broadcast_to(bias, (*own.shape[:-1], units)), group)
+            x = x + jnp.broadcast_to(bias, x.shape)
             x = jnp.tanh(x) if layer == 1 else x
         return x[..., 0]
 

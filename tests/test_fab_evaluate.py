@@ -78,6 +78,36 @@ def test_figures_are_the_simulators(folder: Path, capsys: pytest.CaptureFixture[
     assert "holds other files; give another --out." in capsys.readouterr().err
 
 
+def test_fabs_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More fabs than lanes, each with a rule and an end of its own, end as each does alone."""
+    sim, figures, rules = ours("fab.simulate"), ours("fab.figures"), ours("fab.rules")
+    dynamics, generator = ours("fab.dynamics"), ours("fab.generator")
+    monkeypatch.setattr(sim, "_LANES", 3)
+    fabs = 11
+    plans = [generator.make(generator.FAMILIES["tiny"], seed) for seed in range(fabs)]
+    params, _ = fab_evaluate.stack(plans, fab_evaluate.Settings())
+    own = params.instance, 0.5 * jnp.arange(1.0, 1 + fabs)
+    ends = params.horizon * jnp.arange(fabs) // 4  # the first one is at its end already
+
+    def begin(instance: Any, end: Any, key: Any) -> Any:
+        return dynamics.init(instance, key, figures.Window(jnp.int32(0), end))
+
+    def of(own: Any) -> tuple[Any, Any]:
+        return own[0], rules.Rule(rules.atc(own[1]))
+
+    keys = jax.random.split(jax.random.key(0), fabs)
+    start = jax.jit(jax.vmap(begin))(params.instance, ends, keys)
+    together = jax.jit(lambda own, start: sim.run_own(own, of, start))(own, start)
+    alone = jax.jit(lambda own, start: sim.until_the_end(*of(own), start))
+    for fab in range(fabs):
+        its = jax.tree.map(lambda x, fab=fab: x[fab], (own, start, together))
+        want = alone(its[0], its[1])
+        for x, y in zip(jax.tree.leaves(its[2]), jax.tree.leaves(want), strict=True):
+            # XLA rounds fractions in a way of its own in each program.
+            fraction = jnp.issubdtype(x.dtype, jnp.floating)
+            np.testing.assert_allclose(x, y, rtol=3e-7 if fraction else 0.0)
+
+
 def test_long_runs() -> None:
     """Where lots are constant there are as many on average in every quarter; growth by hand."""
     generator = ours("fab.generator")
