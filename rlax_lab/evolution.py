@@ -2,9 +2,8 @@
 
 Every update plays pairs of mutants, the weights plus and minus the same noise, in the same
 environment with the same draws, and adds up the noise of all pairs by how much better one of them
-did, in parts of what both returned: environments differ in size, and a stretch of congestion has
-many times the cost and the noise of a quiet one. No gradient passes through the play, so that it
-may be as long as what is asked for, and a policy that is cheap is all that it needs.
+did. No gradient passes through the play, so that it may be as long as what is asked for, and a
+policy that is cheap is all that it needs.
 
 Environments go on from update to update where the first mutant of their pair has left them (as in
 Vicol et al. 2021), so that none begins anew each time.
@@ -35,6 +34,12 @@ class Config:
     total_steps: int = setting(20_000, "plays of environments per seed", low=1)
     num_envs: int = setting(32, "environments, each played by one pair of mutants", low=1)
     noise: float = setting(0.1, "standard deviation of a mutant's weights", above=0)
+    differences: str = setting(
+        "relative",
+        "by what pairs count: their returns' difference in parts of both, as where environments "
+        "differ in size, or plain, where a stretch of congestion is to count for what it costs",
+        choices=("relative", "plain"),
+    )
     learning_rate: float = setting(0.02, "Adam's step size", above=0)
     anneal_learning_rate: bool = setting(True, "learning rate to 0, linearly over the run")
     adam_eps: float = setting(1e-8, "Adam's epsilon", above=0)
@@ -90,7 +95,8 @@ def make(pi: Policy, start: Callable[[jax.Array], PyTree], play: Play, config: C
         both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), plus, minus)
         twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), state.env)
         env, returns = jax.vmap(play)(both, twice)
-        better = advantage(returns[: config.num_envs], returns[config.num_envs :])
+        first, second = returns[: config.num_envs], returns[config.num_envs :]
+        better = advantage(first, second) if config.differences == "relative" else first - second
         gradient, spread = gradient_of(noise, better)
         direction, optimizer_state = optimizer.update(gradient, state.optimizer, network)
         remaining = optimizers.remaining(state.steps, total_steps)
@@ -124,7 +130,7 @@ def gradient_of(noise: PyTree, better: jax.Array) -> tuple[PyTree, jax.Array]:
 
     Args:
       noise: of each first mutant, of unit deviation.
-      better: ``[N]`` by how much its return was above the second's, as `advantage` has it.
+      better: ``[N]`` by how much its return was above the second's.
 
     Returns:
       The mean of the noise, weighted by minus `better` over its root mean square, of which no pair

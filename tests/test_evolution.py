@@ -80,15 +80,16 @@ def test_pairs_that_are_alike_move_nothing() -> None:
     assert root == 0
 
 
-def test_parts_learn_as_one() -> None:
+@pytest.mark.parametrize("differences", ["relative", "plain"])
+def test_parts_learn_as_one(differences: str) -> None:
     """Two parts have the mean of what each would add, and environments of their own."""
-    config = evolution.Config(total_steps=64, num_envs=8)
+    config = evolution.Config(total_steps=64, num_envs=8, differences=differences)
     parted = shards.spread(learner, config, 2)
     state = jax.jit(parted.init)(jax.random.key(0))
     assert state.env.shape == (2, 4)
     assert len(np.unique(state.env)) == 8
     after, sums = jax.jit(parted.update)(state)
-    half = learner(evolution.Config(total_steps=32, num_envs=4))
+    half = learner(evolution.Config(total_steps=32, num_envs=4, differences=differences))
     directions = []
     for part in range(2):
         own = state._replace(env=state.env[part], key=state.key[part])
@@ -99,7 +100,10 @@ def test_parts_learn_as_one() -> None:
             - np.sum((sign * config.noise * np.asarray(noise["w"]) - BEST) ** 2, (1, 2))
             for sign in (1, -1)
         ]
-        directions.append((noise["w"], evolution.advantage(*returns)))
+        first, second = returns
+        plain = differences == "plain"
+        better = first - second if plain else evolution.advantage(first, second)
+        directions.append((noise["w"], better))
         alone, _ = jax.jit(half.update)(own)
         np.testing.assert_allclose(alone.env, after.env[part])
     noises, better = (np.concatenate(x) for x in zip(*directions, strict=True))
