@@ -23,7 +23,7 @@ PPO = (
     f"train {FAMILY} --fabs 32 --num-envs 64 --num-minibatches 16 --parts 2 --total-steps 400_000 "
     "--value-updates 10"
 )
-EVOLUTION = f"evolve {FAMILY} --fabs 32 --parts 2 --total-steps 3200"
+EVOLUTION = f"evolve {FAMILY} --fabs 32 --parts 2 --total-steps 3200 --days 20 --settle 5"
 RULE = "ATCS(300, 0.1)"
 WEAK_RULE = "setup > FIFO"
 VARIANTS = {
