@@ -61,7 +61,7 @@ class Settings:
         None, "that count; none: four times the work of the longest route", above=0
     )
     warmup: float | None = setting(None, "days before them; none: as many", low=0)
-    at_once: int = setting(64, "fabs at once; finished ones are never done again", low=1)
+    at_once: int = setting(256, "fabs at once; finished ones are never done again", low=1)
 
 
 def command(words: list[str]) -> None:
