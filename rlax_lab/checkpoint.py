@@ -46,6 +46,8 @@ def save(folder: Path, number: int, state: PyTree, notes: dict[str, Any]) -> Non
     ocp.save(target / "state", arrays)  # waits for all processes
     if not leads:
         return
+    # Orbax's note of where it was written, which runs that are moved or shared need not tell.
+    (target / "state" / "commit_success.txt").unlink(missing_ok=True)
     seal = {
         "form": form(arrays),
         "digest": digest(arrays),

@@ -241,6 +241,7 @@ def test_an_exported_policy_stands_for_its_run(
     assert main(["fab", "export", str(evolved), "--out", "alone"]) == 0
     files = [path for path in Path("alone").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 50_000
+    assert not any(str(folder).encode() in path.read_bytes() for path in files)
     jax.tree.map(
         np.testing.assert_array_equal, runs.load_network(Path("alone")), runs.load_network(evolved)
     )
