@@ -30,6 +30,7 @@ FIGURES = (
     ("lots_per_day", "lots/day", 1.0, False),
     ("wip", "lots in the fab", 1.0, True),
     ("utilisation", "utilisation, %", 100.0, False),
+    ("bottleneck", "busiest group, %", 100.0, False),
     ("energy_per_lot", "energy, kWh/lot", 1.0, True),
 )
 # What users ask of a policy, against first in, first out: figure, how it is measured, how much.
@@ -253,9 +254,24 @@ def outcome(params: Any, fab: Any) -> dict[str, jax.Array]:
         "lots_per_day": left / (ticks / params.day),
         "wip": totals.lot_time / ticks,
         "utilisation": totals.processing.sum() / (ticks * tools),
+        "bottleneck": busiest(params.instance, totals),
         "energy_per_lot": ours("fab.env").energy(params, totals) * 24 / params.day / left,
         "late": fab.late,
     }
+
+
+def busiest(instance: Any, totals: Any) -> jax.Array:
+    """Of the time in which the tools of a group were not down, the part that they processed, in the
+    busiest one of those that take lots one by one.
+
+    At the same mix of products no policy has more than one over this times the throughput.
+    """
+    up = instance.tools.sum(1) * totals.tick - totals.down
+    part = totals.processing / jnp.maximum(up, 1.0)
+    if instance.batches is not None:
+        batched = jnp.zeros(part.shape, bool).at[instance.group].max(instance.batches.family > 0)
+        part = jnp.where(batched, 0.0, part)
+    return part.max()
 
 
 def summarize(found: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -76,6 +77,25 @@ def test_figures_are_the_simulators(folder: Path, capsys: pytest.CaptureFixture[
         np.testing.assert_array_equal(found[key], again[key])
     assert main([*words, "--at-once", "3", "--seed", "1"]) == 2
     assert "holds other files; give another --out." in capsys.readouterr().err
+
+
+def test_the_busiest_group() -> None:
+    """By hand: the second of three groups is busiest but takes batches; the third one was down for
+    half of the time of its two tools."""
+    batches = SimpleNamespace(family=jnp.array([0, 1, 0, 0]))
+    instance = SimpleNamespace(
+        tools=jnp.array([[True, False], [True, False], [True, True]]),
+        group=jnp.array([0, 1, 2, 1]),
+        batches=batches,
+    )
+    totals = SimpleNamespace(
+        tick=jnp.float32(100.0),
+        processing=jnp.array([60.0, 99.0, 80.0]),
+        down=jnp.array([0.0, 0.0, 100.0]),
+    )
+    assert fab_evaluate.busiest(instance, totals) == pytest.approx(0.8)
+    instance.batches = None
+    assert fab_evaluate.busiest(instance, totals) == pytest.approx(0.99)
 
 
 def test_fabs_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
