@@ -12,6 +12,7 @@ are measured in the same way, on the same arrivals, beside the rules, ``fab4r_po
 import argparse
 import json
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -117,14 +118,13 @@ def main() -> None:
                 line += f" ({target:9.3f}){' ' if row[column]['inside'] else '!'}"
         print(f"{line}  {found['moves'] / found['seconds'] / 1e6:.2f} M moves/s", flush=True)
         rows[name] = row
-    names = ["--policy", *trained] if trained else []
+    given = [word for word in sys.argv[1:] if word not in (asked.data, str(asked.published))]
     result = {
         "command": shlex.join(
-            ["python", "benchmarks/fab4r.py", "FAB4R.TXT", "PUBLISHED.JSON", *names]
+            ["python", "benchmarks/fab4r.py", "FAB4R.TXT", "PUBLISHED.JSON", *given]
         ),
-        "protocol": "20 replications of 6 years, the first dropped; 99 % t-intervals"
-        if (asked.replications, asked.years) == (20, 6)
-        else f"{asked.replications} replications of {asked.years} years",
+        "protocol": f"{asked.replications} replications of {asked.years:g} years, the first "
+        "dropped; 99 % t-intervals",
         "seed": asked.seed,
         "trained": trained,
         "rows": rows,
