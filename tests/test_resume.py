@@ -21,13 +21,13 @@ from rlax_lab.cli import main
 from rlax_lab.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-REPORTS, SEEDS, STEPS = 20, 2, 20_032
+REPORTS, SEEDS, STEPS = 40, 2, 40_064
 TRAIN = ["train", "ppo", "--env", "CartPole-v1"]
 FLAGS = [
     *("--normalize-observations", "--scale-rewards", "--hidden-sizes", "16"),
     *("--num-envs", "8", "--num-steps", "8", "--num-epochs", "2", "--num-minibatches", "4"),
     *("--learning-rate", "1e-3", "--max-grad-norm", "0.5", "--objective", "clip"),
-    *("--total-steps", "20000", "--reports", str(REPORTS), "--seeds", str(SEEDS)),
+    *("--total-steps", "40010", "--reports", str(REPORTS), "--seeds", str(SEEDS)),
     *("--eval-episodes", "4", "--checkpoint-seconds", "0"),
 ]
 # What depends on the clock, and the commit, which another process may make in the meantime.
@@ -373,10 +373,10 @@ def test_no_checkpoint(tmp_path):
         (["--no-normalize-observations"], "normalize_observations True, not False"),
         (["--objective", "kl_penalty"], "objective 'clip', not 'kl_penalty'"),
         (["--max-grad-norm", "none"], "max_grad_norm 0.5, not None"),
-        (["--total-steps", "30000"], "total_steps 20000, not 30000"),
+        (["--total-steps", "30000"], "total_steps 40010, not 30000"),
         (["--seeds", "3"], "seeds 2, not 3"),
         (["--seed", "1"], "seed 0, not 1"),
-        (["--reports", "10"], "reports 20, not 10"),
+        (["--reports", "10"], "reports 40, not 10"),
         (["--eval-episodes", "5"], "eval_episodes 4, not 5"),
     ],
     ids=" ".join,
