@@ -179,6 +179,8 @@ def simulate(
                 figures = {key: np.mean([run[key] for run in runs], axis=0) for key in runs[0]}
                 if figures.pop("late").any():
                     raise InputError(f"under '{name}', a fab of the family overflows its slots.")
+                if not np.isfinite(figures["cycle_time"]).all():
+                    raise InputError(f"under '{name}', no lot leaves some fab; give more --days.")
                 partial = path.with_suffix(".partial.npz")
                 np.savez(partial, **figures)
                 partial.replace(path)

@@ -186,6 +186,7 @@ def test_statistics() -> None:
         (["--rules", "FIFO, FIFO"], "two of the rules or policies have the same name."),
         (["--configs", "1"], "configs is 1"),
         (["nowhere"], "nowhere holds no run"),
+        (["--days", "0.001"], "under 'setup > FIFO', no lot leaves some fab; give more --days."),
     ],
 )
 def test_bad_input(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
