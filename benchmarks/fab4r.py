@@ -118,11 +118,10 @@ def main() -> None:
                 line += f" ({target:9.3f}){' ' if row[column]['inside'] else '!'}"
         print(f"{line}  {found['moves'] / found['seconds'] / 1e6:.2f} M moves/s", flush=True)
         rows[name] = row
-    given = [word for word in sys.argv[1:] if word not in (asked.data, str(asked.published))]
+    files = {asked.data: "FAB4R.TXT", str(asked.published): "PUBLISHED.JSON"}
+    words = [files.get(word, word) for word in sys.argv[1:]]
     result = {
-        "command": shlex.join(
-            ["python", "benchmarks/fab4r.py", "FAB4R.TXT", "PUBLISHED.JSON", *given]
-        ),
+        "command": shlex.join(["python", "benchmarks/fab4r.py", *words]),
         "protocol": f"{asked.replications} replications of {asked.years:g} years, the first "
         "dropped; 99 % t-intervals",
         "seed": asked.seed,

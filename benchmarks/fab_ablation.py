@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from rlax_lab import cli
+from rlax_lab import cli, fab_train
 from rlax_lab.checkpoint import write_json
 
 FAMILY = "fab-10x300"
@@ -24,7 +24,6 @@ PPO = (
     "--value-updates 10"
 )
 EVOLUTION = f"evolve {FAMILY} --fabs 32 --parts 2 --total-steps 3200 --days 20 --settle 5"
-RULE = "ATCS(300, 0.1)"
 WEAK_RULE = "setup > FIFO"
 VARIANTS = {
     "ppo": PPO,
@@ -58,13 +57,11 @@ def main() -> None:
         folder = asked.runs / name.replace(",", "").replace(" ", "-")
         runs.append(str(folder))
         if not (folder / "summary.json").is_file():
-            resume = ["--resume"] if folder.exists() else []
-            words = shlex.split(f"fab {VARIANTS[name]} {asked.also}")
-            done(["fab", words[1], *resume] if resume else words, folder)
-    rules = f"{WEAK_RULE}, {RULE}"
+            verb, *words = shlex.split(f"{VARIANTS[name]} {asked.also}")
+            done(["fab", verb, *(["--resume"] if folder.exists() else words)], folder)
     words = ["fab", "evaluate", *runs, "--family", FAMILY, "--configs", str(asked.configs)]
     evaluation = asked.runs / f"evaluation-{len(runs)}-{asked.configs}"
-    done([*words, "--rules", rules, "--at-once", str(asked.configs)], evaluation)
+    done([*words, "--rules", f"{WEAK_RULE}, {fab_train.RULE}"], evaluation)
     found = json.loads((evaluation / "evaluation.json").read_text())
     found["command"] = shlex.join(["python", "benchmarks/fab_ablation.py", *sys.argv[1:]])
     asked.out.mkdir(parents=True, exist_ok=True)

@@ -224,14 +224,12 @@ def stack(plans: list[Any], settings: Settings, template: Any = None) -> tuple[A
 
 def _program(make: Any) -> Any:
     """A jitted ``(params [B], keys [B]) -> figures [B]``, each fab under its own rule from 0 on."""
-    dynamics, figures, simulator = (ours(f"fab.{x}") for x in ("dynamics", "figures", "simulate"))
-
-    def begin(params: Any, key: jax.Array) -> Any:
-        window = figures.Window(params.warmup, params.horizon)
-        return dynamics.init(params.instance, key, window)
+    figures, simulator = ours("fab.figures"), ours("fab.simulate")
 
     def all_of_them(params: Any, keys: jax.Array) -> dict[str, jax.Array]:
-        start = simulator.deal(jax.vmap(begin), len(keys), (True, True))(params, keys)
+        empty = figures.Window(jnp.int32(0), jnp.int32(0))
+        start = simulator.start(params.instance, keys, empty, batched=True)
+        start = start._replace(window=figures.Window(params.warmup, params.horizon))
         state = simulator.run_own(params, lambda own: (own.instance, make(own)), start)
         return jax.vmap(outcome)(params, state)
 

@@ -101,7 +101,7 @@ def test_the_busiest_group() -> None:
 def test_fabs_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """More fabs than lanes, each with a rule and an end of its own, end as each does alone."""
     sim, figures, rules = ours("fab.simulate"), ours("fab.figures"), ours("fab.rules")
-    dynamics, generator = ours("fab.dynamics"), ours("fab.generator")
+    generator, empty = ours("fab.generator"), figures.Window(jnp.int32(0), jnp.int32(0))
     monkeypatch.setattr(sim, "_LANES", 3)
     fabs = 11
     plans = [generator.make(generator.FAMILIES["tiny"], seed) for seed in range(fabs)]
@@ -109,14 +109,12 @@ def test_fabs_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     own = params.instance, 0.5 * jnp.arange(1.0, 1 + fabs)
     ends = params.horizon * jnp.arange(fabs) // 4  # the first one is at its end already
 
-    def begin(instance: Any, end: Any, key: Any) -> Any:
-        return dynamics.init(instance, key, figures.Window(jnp.int32(0), end))
-
     def of(own: Any) -> tuple[Any, Any]:
         return own[0], rules.Rule(rules.atc(own[1]))
 
     keys = jax.random.split(jax.random.key(0), fabs)
-    start = jax.jit(jax.vmap(begin))(params.instance, ends, keys)
+    start = jax.jit(sim.start, static_argnums=3)(params.instance, keys, empty, True)
+    start = start._replace(window=figures.Window(jnp.zeros_like(ends), ends))
     together = jax.jit(lambda own, start: sim.run_own(own, of, start))(own, start)
     alone = jax.jit(lambda own, start: sim.until_the_end(*of(own), start))
     for fab in range(fabs):

@@ -64,56 +64,17 @@ def run_own(
       one_at_a_time: see `dynamics`.
     """
 
-    def until(own: Any, state: State) -> State:
-        return until_the_end(*of(own), state, one_at_a_time)
+    def each(own: Any, state: State) -> State:
+        if jax.devices()[0].platform == "cpu" and len(state.count) > _LANES:
+            return _in_turn(own, of, state, one_at_a_time)
+        one = lambda own, state: until_the_end(*of(own), state, one_at_a_time)  # noqa: E731
+        return jax.vmap(one)(own, state)
 
-    def in_turn(own: Any, state: State) -> State:
-        fabs = len(state.count)
-        if fabs <= _LANES:
-            return jax.vmap(until)(own, state)
-
-        def onward(own: Any, state: State) -> tuple[State, jax.Array]:
-            instance, rule = of(own)
-            state = _chunk(instance, rule, state, one_at_a_time)
-            return state, dynamics.finished(instance, state)
-
-        def body(lanes: _InTurn) -> _InTurn:
-            here, ended = jax.vmap(onward)(lanes.own, lanes.here)
-            lanes, ended = lanes._replace(here=here), ended & (lanes.fab < fabs)
-            return jax.lax.cond(ended.any(), change, lambda lanes, _: lanes, lanes, ended)
-
-        def change(lanes: _InTurn, ended: jax.Array) -> _InTurn:
-            # One that has ended is kept in the place where its start was.
-            place = jnp.where(ended, lanes.fab, fabs)
-            put = lambda all_of_them, x: all_of_them.at[place].set(x, mode="drop")  # noqa: E731
-            everyone = jax.tree.map(put, lanes.everyone, lanes.here)
-            number = lanes.begun + jnp.cumsum(ended) - 1
-            fab = jnp.where(ended, jnp.minimum(number, fabs), lanes.fab)
-            takes = ended & (fab < fabs)
-
-            def take(new: Any, old: jax.Array) -> jax.Array:
-                row = takes.reshape(-1, *[1] * (old.ndim - 1))
-                return jnp.where(row, new[jnp.minimum(fab, fabs - 1)], old)
-
-            return _InTurn(
-                fab=fab,
-                begun=lanes.begun + ended.sum(),
-                own=jax.tree.map(take, own, lanes.own),
-                here=jax.tree.map(take, everyone, lanes.here),
-                everyone=everyone,
-            )
-
-        first = lambda tree: jax.tree.map(lambda x: x[:_LANES], tree)  # noqa: E731
-        begin = _InTurn(jnp.arange(_LANES), jnp.int32(_LANES), first(own), first(state), state)
-        return jax.lax.while_loop(lambda lanes: (lanes.fab < fabs).any(), body, begin).everyone
-
-    on_cpu = jax.devices()[0].platform == "cpu"
-    each = in_turn if on_cpu else jax.vmap(until)
     return _shard(each, len(state.count), (True, True))(own, state)
 
 
 class _InTurn(NamedTuple):
-    """Fabs ``[B]`` that take turns in L lanes, in `run_own`.
+    """Fabs ``[B]`` that take turns in L lanes.
 
     Attributes:
       fab: ``[L]`` which one is in each lane; B where none is any more.
@@ -127,6 +88,48 @@ class _InTurn(NamedTuple):
     own: Any
     here: State
     everyone: State
+
+
+def _in_turn(
+    own: Any, of: Callable[[Any], tuple[Instance, Rule]], state: State, one_at_a_time: bool
+) -> State:
+    """As `run_own`, of more fabs than lanes, on one device."""
+    fabs = len(state.count)
+
+    def onward(own: Any, state: State) -> tuple[State, jax.Array]:
+        instance, rule = of(own)
+        state = _chunk(instance, rule, state, one_at_a_time)
+        return state, dynamics.finished(instance, state)
+
+    def body(lanes: _InTurn) -> _InTurn:
+        here, ended = jax.vmap(onward)(lanes.own, lanes.here)
+        lanes, ended = lanes._replace(here=here), ended & (lanes.fab < fabs)
+        return jax.lax.cond(ended.any(), change, lambda lanes, _: lanes, lanes, ended)
+
+    def change(lanes: _InTurn, ended: jax.Array) -> _InTurn:
+        # One that has ended is kept in the place where its start was.
+        place = jnp.where(ended, lanes.fab, fabs)
+        put = lambda all_of_them, x: all_of_them.at[place].set(x, mode="drop")  # noqa: E731
+        everyone = jax.tree.map(put, lanes.everyone, lanes.here)
+        number = lanes.begun + jnp.cumsum(ended) - 1
+        fab = jnp.where(ended, jnp.minimum(number, fabs), lanes.fab)
+        takes = ended & (fab < fabs)
+
+        def take(new: Any, old: jax.Array) -> jax.Array:
+            row = takes.reshape(-1, *[1] * (old.ndim - 1))
+            return jnp.where(row, new[jnp.minimum(fab, fabs - 1)], old)
+
+        return _InTurn(
+            fab=fab,
+            begun=lanes.begun + ended.sum(),
+            own=jax.tree.map(take, own, lanes.own),
+            here=jax.tree.map(take, everyone, lanes.here),
+            everyone=everyone,
+        )
+
+    first = lambda tree: jax.tree.map(lambda x: x[:_LANES], tree)  # noqa: E731
+    begin = _InTurn(jnp.arange(_LANES), jnp.int32(_LANES), first(own), first(state), state)
+    return jax.lax.while_loop(lambda lanes: (lanes.fab < fabs).any(), body, begin).everyone
 
 
 def until_the_end(
