@@ -60,7 +60,8 @@ def main() -> None:
             verb, *words = shlex.split(f"{VARIANTS[name]} {asked.also}")
             done(["fab", verb, *(["--resume"] if folder.exists() else words)], folder)
     words = ["fab", "evaluate", *runs, "--family", FAMILY, "--configs", str(asked.configs)]
-    evaluation = asked.runs / f"evaluation-{len(runs)}-{asked.configs}"
+    numbers = "-".join(str(list(VARIANTS).index(name)) for name in names)
+    evaluation = asked.runs / f"evaluation-of-{numbers}-on-{asked.configs}"
     done([*words, "--rules", f"{WEAK_RULE}, {fab_train.RULE}"], evaluation)
     found = json.loads((evaluation / "evaluation.json").read_text())
     found["command"] = shlex.join(["python", "benchmarks/fab_ablation.py", *sys.argv[1:]])
