@@ -23,7 +23,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     generator = ours("fab.generator")
     tiny = generator.Family(
-        groups=(3, 3), products=(1, 1), tools=(1, 2), operations=(4, 9), lots=(6, 6), conwip=True
+        groups=(3, 3),
+        products=(1, 1),
+        tools=(1, 2),
+        operations=(4, 9),
+        lots=(6, 6),
+        conwip=True,
+        maintained=0.3,
     )
     monkeypatch.setitem(generator.FAMILIES, "tiny", tiny)
     return tmp_path
@@ -41,6 +47,7 @@ def test_figures_are_the_simulators(folder: Path, capsys: pytest.CaptureFixture[
     family = generator.FAMILIES["tiny"]
     plans = [generator.make(family, seed, held_out=True) for seed in range(5)]
     assert len({len(plan.instance.group) for plan in plans}) > 1
+    assert len({plan.instance.maintenance is None for plan in plans}) == 2
     day = 86400 / plans[0].seconds
     for name in ("FIFO", "SPT"):
         for seed in (0, 4):

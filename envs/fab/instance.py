@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from flax import struct
 
+from . import draws
+
 Array = Any  # NumPy's where an instance is described, JAX's where it is simulated
 
 # No time reaches this: what never happens. A run's horizon ends before LONGEST_RUN, and what
@@ -104,6 +106,24 @@ class Maintenance:
     duration: Duration
     pieces: Array
     piece_duration: Duration
+
+    @classmethod
+    def never(cls, tools: Array) -> "Maintenance":
+        """Of groups ``[G, T]`` that have none."""
+        groups = len(tools)
+        nothing = Duration(
+            mean=np.ones(groups, np.float32),
+            cv=np.zeros(groups, np.float32),
+            kind=np.full(groups, draws.DETERMINISTIC, np.int32),
+            kinds=(draws.DETERMINISTIC,),
+        )
+        return cls(
+            period=np.full(groups, NEVER, np.int32),
+            first=np.full(tools.shape, NEVER, np.int32),
+            duration=nothing,
+            pieces=np.zeros(groups, np.int32),
+            piece_duration=nothing,
+        )
 
 
 @struct.dataclass
@@ -255,12 +275,18 @@ class Instance:
 
 
 def stack(instances: list[Instance]) -> Instance:
-    """Instances as a batch, for `jax.vmap`; the smaller are padded with what is never used.
+    """Instances as a batch, for `jax.vmap`; the smaller are padded with what is never used, and
+    those without maintenance have one that never comes where others have some.
 
     Raises:
-      ValueError: where they differ in the features they use, in the numbers of groups, products
-        or slots, or in how lots are released.
+      ValueError: where they differ in the other features they use, in the numbers of groups,
+        products or slots, or in how lots are released.
     """
+    if any(one.maintenance is not None for one in instances):
+        instances = [
+            dataclasses.replace(one, maintenance=one.maintenance or Maintenance.never(one.tools))
+            for one in instances
+        ]
 
     def merge(*parts: Any) -> Any:
         first: Any = parts[0]
