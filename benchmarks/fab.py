@@ -39,7 +39,7 @@ PLAIN = generator.Family(
     operations=(300, 500),
     lots=(100, 100),
     conwip=True,
-    cv=0.0,
+    cv=(0.0, 0.0),
 )
 # Tools and lots, five tools to a group.
 SIZES = ((10, 50), (30, 150), (100, 400), (300, 1200), (1000, 4000))

@@ -241,6 +241,24 @@ def test_generator_meets_its_family() -> None:
     assert leaves[0] == leaves[1] != leaves[2]
 
 
+def test_a_varied_family_varies() -> None:
+    """Its fabs stack, are as busy as said, and have more and less of all that can happen."""
+    family = generator.FAMILIES["fab-20x300-varied"]
+    plans = [generator.make(family, seed) for seed in range(12)]
+    fabs = [plan.instance for plan in plans]
+    instance.stack(fabs)
+    loads = np.array([np.max(plan.loads) for plan in plans])
+    assert (np.abs(loads - 0.875) < 0.085).all()
+    assert np.ptp(loads) > 0.08
+    cvs = np.array([fab.processing.cv.max() for fab in fabs])
+    assert (cvs <= 0.6).all()
+    assert np.ptp(cvs) > 0.3
+    setups = {int((fab.setups.row > 0).sum()) for fab in fabs}
+    batches = {len(set(fab.group[fab.batches.family > 0])) for fab in fabs}
+    assert {3, 7} <= setups <= {*range(2, 9)}
+    assert {2, 5} <= batches <= {*range(1, 7)}
+
+
 def test_stack_pads_what_is_never_used() -> None:
     """Fabs of different routes in one batch do what each does alone."""
     family = generator.Family(groups=(3, 3), products=(2, 2), operations=(5, 12), lots=(6, 6))

@@ -31,11 +31,12 @@ class Family:
         Poisson, otherwise uniform times, at most 0.577.
       load: of the bottleneck, setups and half-filled batches apart; `spread` of the others' loads,
         as parts of it.
-      cv: coefficient of variation of processing times (log-normal); 0 where they are fixed.
+      cv: coefficient of variation of processing times (log-normal), one for the fab; 0 where they
+        are fixed.
       minutes: mean processing time of an operation.
       transport: minutes between operations.
       lost: part of the time that a group loses to breakdowns; None where nothing breaks.
-      maintained, setups, batches: parts of the groups that have them.
+      setups, batches: parts of the groups that have them; `maintained` the probability of each.
       rework, sampled: probability of rework at the first group; of doing an inspection at the last.
       hot: probability of a hot lot.
       due_factor: flow factor of due dates.
@@ -50,13 +51,13 @@ class Family:
     release_cv: float = 1.0
     load: tuple[float, float] = (0.9, 0.9)
     spread: tuple[float, float] = (0.6, 0.97)
-    cv: float = 0.3
+    cv: tuple[float, float] = (0.3, 0.3)
     minutes: float = 30.0
     transport: float = 0.0
     lost: tuple[float, float] | None = None
     maintained: float = 0.0
-    setups: float = 0.0
-    batches: float = 0.0
+    setups: tuple[float, float] = (0.0, 0.0)
+    batches: tuple[float, float] = (0.0, 0.0)
     rework: float = 0.0
     sampled: float = 1.0
     hot: float = 0.05
@@ -74,8 +75,8 @@ FAB_20X300 = Family(
     transport=4.0,
     lost=(0.03, 0.12),
     maintained=0.5,
-    setups=0.2,
-    batches=0.15,
+    setups=(0.2, 0.2),
+    batches=(0.15, 0.15),
     rework=0.02,
     sampled=0.5,
 )
@@ -86,6 +87,16 @@ FAMILIES = {
     # Smaller, and busier, than what a policy was trained on.
     "fab-10x300": dataclasses.replace(FAB_20X300, groups=(10, 10), lots=(50, 50)),
     "fab-20x300-busy": dataclasses.replace(FAB_20X300, load=(0.95, 0.95), lots=(150, 150)),
+    # Domain randomisation: of every load, and with more and less of all that can happen.
+    "fab-20x300-varied": dataclasses.replace(
+        FAB_20X300,
+        load=(0.8, 0.95),
+        lots=(150, 150),
+        cv=(0.0, 0.6),
+        lost=(0.01, 0.2),
+        setups=(0.1, 0.4),
+        batches=(0.05, 0.3),
+    ),
 }
 
 
@@ -102,6 +113,8 @@ def describe(family: Family, seed: int, held_out: bool = False) -> dict[str, Any
     """
     rng = np.random.default_rng([int(held_out), seed])
     between = lambda pair: int(rng.integers(pair[0], pair[1], endpoint=True))  # noqa: E731
+    # What does not vary takes no draw: where it does, in another family, all else stays the same.
+    part = lambda pair: rng.uniform(*pair) if pair[0] < pair[1] else pair[0]  # noqa: E731
     if min(family.groups) < 2:
         raise FabError(f"a family's fabs have at least 2 groups, not {min(family.groups)}.")
     num_groups, num_products = between(family.groups), between(family.products)
@@ -109,9 +122,9 @@ def describe(family: Family, seed: int, held_out: bool = False) -> dict[str, Any
     load = rng.uniform(*family.load)
     loads = load * rng.uniform(*family.spread, num_groups)
     special = rng.permutation(np.arange(1, num_groups))
-    with_setups = {*special[: _part(family.setups, num_groups)].tolist()}
+    with_setups = {*special[: _part(part(family.setups), num_groups)].tolist()}
     rest = special[len(with_setups) :]
-    with_batches = {*rest[: _part(family.batches, num_groups)].tolist()}
+    with_batches = {*rest[: _part(part(family.batches), num_groups)].tolist()}
     # The bottleneck neither batches nor sets up, so that its load is what it says.
     plain = [g for g in range(num_groups) if g not in with_setups | with_batches]
     loads[rng.choice(plain)] = load
@@ -180,6 +193,7 @@ def describe(family: Family, seed: int, held_out: bool = False) -> dict[str, Any
         time = scale[g] / rate * rng.uniform(0.2, 0.5)
         groups[f"group{g}"]["setups"] = max(round(float(time), 1), 0.1)
 
+    cv = part(family.cv)
     products = {}
     for p, (route, mean, state) in enumerate(zip(routes, means, states, strict=True)):
         operations = []
@@ -191,8 +205,8 @@ def describe(family: Family, seed: int, held_out: bool = False) -> dict[str, Any
                 recipe = int(state[i])
                 entry["time"] = max(round(float(scale[g] / rate), 1), 0.5)
                 entry |= {"batch": f"recipe{g}.{recipe}", "batch_max": sizes[g]}
-            if family.cv > 0:
-                entry["time"] = {"mean": entry["time"], "kind": "lognormal", "cv": family.cv}
+            if cv > 0:
+                entry["time"] = {"mean": entry["time"], "kind": "lognormal", "cv": cv}
             if g in with_setups:
                 entry["setup"] = f"state{state[i]}"
             if family.transport > 0 and i + 1 < len(route):

@@ -45,10 +45,11 @@ def about(name: str) -> str:
     if name in _MADE:
         return _MADE[name][0]
     family = generator.FAMILIES[name]
-    way = "constant work in process" if family.conwip else "Poisson releases"
+    way = "constant work in process" if family.conwip else "releases at random"
+    load = " to ".join(f"{x:g}" for x in dict.fromkeys(family.load))
     return (
         f"random: {family.groups[0]} groups, {family.operations[0]} to {family.operations[1]} "
-        f"operations, {way}"
+        f"operations, load {load}, {way}"
     )
 
 
