@@ -353,9 +353,14 @@ def _check_folder(folder: Path, record: dict[str, Any], resume: bool) -> None:
     before = read_record(folder, sweep="trials" in record)
     flat, flat_before = ({**r, **r.get("config", {})} for r in (record, before))
     for name in [*record, *record["config"]]:  # the environment before its threshold
-        if name != "config" and flat[name] != flat_before.get(name):
+        if name not in flat_before:
             raise InputError(
-                f"{folder} was started with {name} {flat_before.get(name)!r}, not {flat[name]!r}; "
+                f"{folder} was started by another version, without the setting {name}; a run "
+                "resumes only in the version that it was started with."
+            )
+        if name != "config" and flat[name] != flat_before[name]:
+            raise InputError(
+                f"{folder} was started with {name} {flat_before[name]!r}, not {flat[name]!r}; "
                 "a run resumes only under its own configuration."
             )
 

@@ -420,6 +420,19 @@ def test_other_algorithm_is_refused(copy, capsys):
     )
 
 
+def test_another_version_is_refused(copy, capsys):
+    """A run that was started before there was some setting says so, and not that it was None."""
+    record = json.loads((copy / "config.json").read_text())
+    del record["config"]["gamma"]
+    (copy / "config.json").write_text(json.dumps(record))
+    assert main([*TRAIN, "--out", str(copy), "--resume"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"rlax-lab: {copy} was started by another version, without the setting gamma; a run "
+        "resumes only in the version that it was started with.\n",
+    )
+
+
 def test_environment_that_changed_is_refused(copy, capsys):
     """A user's environment that has other shapes by now is not a damaged checkpoint."""
     env = "tests.probes:ConstantReward"  # as if the run had been started with its older version
