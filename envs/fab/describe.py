@@ -251,15 +251,6 @@ class _Build:
     def column(self, name: str, dtype: Any = np.int32) -> np.ndarray:
         return np.array([operation[name] for operation in self.operations], dtype)
 
-    def durations(self, rows: Iterable[tuple[float, float, int]]) -> Duration:
-        means, cvs, kinds = zip(*rows, strict=True)
-        return Duration(
-            mean=np.array(means, np.float32),
-            cv=np.array(cvs, np.float32),
-            kind=np.array(kinds, np.int32),
-            kinds=tuple(sorted(set(kinds))),
-        )
-
     def _instance(self) -> Instance:
         tools = [
             _whole(table.get("tools", 1), f"group '{name}': tools", 1)
@@ -300,7 +291,7 @@ class _Build:
             tools=exists,
             group=self.column("group"),
             product=product,
-            processing=self.durations((o["mean"], o["cv"], o["kind"]) for o in self.operations),
+            processing=Duration.of((o["mean"], o["cv"], o["kind"]) for o in self.operations),
             work=work,
             done=done,
             remaining=remaining,
@@ -408,15 +399,15 @@ class _Build:
         return Breakdowns(
             by_busy_time=np.array(clocks),
             fails=np.array(fails),
-            until=self.durations(row[0] for row in rows),
-            repair=self.durations(row[1] for row in rows),
+            until=Duration.of(row[0] for row in rows),
+            repair=Duration.of(row[1] for row in rows),
         )
 
     def _maintenance(self, exists: np.ndarray) -> Maintenance | None:
         groups = len(exists)
         never = (1.0, 0.0, draws.DETERMINISTIC)
-        period, pieces = np.full(groups, NEVER, np.int32), np.zeros(groups, np.int32)
-        first = np.full(exists.shape, NEVER, np.int32)
+        none = Maintenance.never(exists)
+        period, first, pieces = none.period, none.first, none.pieces
         takes, pieces_take = [never] * groups, [never] * groups
         for g, (group, table) in enumerate(self.group_tables.items()):
             if "maintenance" not in table:
@@ -441,9 +432,7 @@ class _Build:
                 pieces_take[g] = self.random(given.get("pieces_take", {}), f"{place}: pieces_take")
         if (period == NEVER).all() and not pieces.any():
             return None
-        return Maintenance(
-            period, first, self.durations(takes), pieces, self.durations(pieces_take)
-        )
+        return Maintenance(period, first, Duration.of(takes), pieces, Duration.of(pieces_take))
 
     def _shifts(self) -> Shifts | None:
         if not any("shifts" in table for table in self.group_tables.values()):
@@ -518,7 +507,7 @@ class _Build:
             else -1
             for n, t in self.product_tables.items()
         ]
-        renewal = Renewal(self.durations(between), np.array(first, np.int32))
+        renewal = Renewal(Duration.of(between), np.array(first, np.int32))
         if "slots" in fab:
             return renewal, _whole(fab["slots"], "slots", 1)
         # By Little's law, at three times the work content, and room for fluctuations.

@@ -114,7 +114,7 @@ def describe(family: Family, seed: int, held_out: bool = False) -> dict[str, Any
     rng = np.random.default_rng([int(held_out), seed])
     between = lambda pair: int(rng.integers(pair[0], pair[1], endpoint=True))  # noqa: E731
     # What does not vary takes no draw: where it does, in another family, all else stays the same.
-    part = lambda pair: rng.uniform(*pair) if pair[0] < pair[1] else pair[0]  # noqa: E731
+    drawn = lambda pair: rng.uniform(*pair) if pair[0] < pair[1] else pair[0]  # noqa: E731
     if min(family.groups) < 2:
         raise FabError(f"a family's fabs have at least 2 groups, not {min(family.groups)}.")
     num_groups, num_products = between(family.groups), between(family.products)
@@ -122,9 +122,9 @@ def describe(family: Family, seed: int, held_out: bool = False) -> dict[str, Any
     load = rng.uniform(*family.load)
     loads = load * rng.uniform(*family.spread, num_groups)
     special = rng.permutation(np.arange(1, num_groups))
-    with_setups = {*special[: _part(part(family.setups), num_groups)].tolist()}
+    with_setups = {*special[: _part(drawn(family.setups), num_groups)].tolist()}
     rest = special[len(with_setups) :]
-    with_batches = {*rest[: _part(part(family.batches), num_groups)].tolist()}
+    with_batches = {*rest[: _part(drawn(family.batches), num_groups)].tolist()}
     # The bottleneck neither batches nor sets up, so that its load is what it says.
     plain = [g for g in range(num_groups) if g not in with_setups | with_batches]
     loads[rng.choice(plain)] = load
@@ -193,7 +193,7 @@ def describe(family: Family, seed: int, held_out: bool = False) -> dict[str, Any
         time = scale[g] / rate * rng.uniform(0.2, 0.5)
         groups[f"group{g}"]["setups"] = max(round(float(time), 1), 0.1)
 
-    cv = part(family.cv)
+    cv = drawn(family.cv)
     products = {}
     for p, (route, mean, state) in enumerate(zip(routes, means, states, strict=True)):
         operations = []

@@ -9,6 +9,7 @@ one after another; W shift windows. Times are integer ticks.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,17 @@ class Duration:
     cv: Array
     kind: Array
     kinds: tuple[int, ...] = struct.field(pytree_node=False)  # those that occur
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[float, float, int]]) -> "Duration":
+        """Of each row's mean, cv and kind."""
+        means, cvs, kinds = zip(*rows, strict=True)
+        return cls(
+            mean=np.array(means, np.float32),
+            cv=np.array(cvs, np.float32),
+            kind=np.array(kinds, np.int32),
+            kinds=tuple(sorted(set(kinds))),
+        )
 
 
 @struct.dataclass
@@ -111,12 +123,7 @@ class Maintenance:
     def never(cls, tools: Array) -> "Maintenance":
         """Of groups ``[G, T]`` that have none."""
         groups = len(tools)
-        nothing = Duration(
-            mean=np.ones(groups, np.float32),
-            cv=np.zeros(groups, np.float32),
-            kind=np.full(groups, draws.DETERMINISTIC, np.int32),
-            kinds=(draws.DETERMINISTIC,),
-        )
+        nothing = Duration.of([(1.0, 0.0, draws.DETERMINISTIC)] * groups)
         return cls(
             period=np.full(groups, NEVER, np.int32),
             first=np.full(tools.shape, NEVER, np.int32),
