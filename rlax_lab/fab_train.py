@@ -40,7 +40,10 @@ class Fabs:
     )
     days: float = setting(120.0, "simulated days of an episode of training", above=0)
     eval_days: float = setting(
-        20.0, "of an episode of evaluation, which like all begins as the rule left the fab", above=0
+        40.0,
+        "of an evaluation, always of the same fabs, after half as many that do not count, as a "
+        "policy can do well for days only",
+        above=0,
     )
     warmup: float | None = setting(
         None,
@@ -114,19 +117,31 @@ def command(words: list[str], algo: str = PPO) -> int:
     settings = cli._build_settings(Settings, given)
     config = cli._build(CONFIGS[algo], given)
     cli._use_compilation_cache()
-    made = task(given["env"], config, given.get("threshold"), settings.parts)
+    made = task(
+        given["env"], config, given.get("threshold"), settings.parts, settings.eval_episodes
+    )
     folder = parsed.out or new_folder(algo, given["env"])
     return cli._run(made, settings, folder, parsed.resume)
 
 
-def task(instance: str, config: Any, threshold: float | None = None, parts: int = 1) -> runs.Task:
+def task(
+    instance: str,
+    config: Any,
+    threshold: float | None = None,
+    parts: int = 1,
+    episodes: int = 16,
+) -> runs.Task:
     """What a run trains.
+
+    Every evaluation plays the same fabs with the same draws, from where the rule left them, as the
+    rules did that the policy is held against: what differs is the policy.
 
     Args:
       instance: the fab's name.
       config: a `Config` or an `Evolution`.
       threshold: of the returns; by default the best rule's, which takes a simulation of each.
       parts: that the environments of a seed are in (`shards.spread`).
+      episodes: of an evaluation.
 
     Raises:
       InputError: on a fab, a rule or a configuration that cannot work.
@@ -139,23 +154,25 @@ def task(instance: str, config: Any, threshold: float | None = None, parts: int 
         params = _stack([_params(plan, config) for plan in plans])
     except ValueError as error:
         raise InputError(f"fabs is {config.fabs}, but {error}.") from error
-    shorter = params.warmup + jnp.round(config.eval_days * params.day).astype(jnp.int32)
-    eval_params = params.replace(horizon=shorter)
-    best = _best_return(env, eval_params, config) if threshold is None else threshold
+    measure = _measure(env, params, config.eval_days, episodes)
+    best = _best_return(measure, config.rule) if threshold is None else threshold
     evolves = isinstance(config, Evolution)
     all_fabs = params
     if config.fabs > 1:
         env = Randomized(env, params)
     else:
-        params, eval_params = jax.tree.map(lambda x: x[0], (params, eval_params))
+        params = jax.tree.map(lambda x: x[0], params)
 
     def make(config: Any) -> Learner:
         learner = _evolution(fab, all_fabs, config) if evolves else mappo.make(env, config, params)
         return learner if config.start is None else _begun(learner, config)
 
+    def assess(weights: Any) -> jax.Array:
+        return measure(lambda own: _deciding(fab, own, functools.partial(learner.act, weights)))
+
     learner = shards.spread(make, config, parts)
     algo = EVOLUTION if evolves else PPO
-    return runs.Task(algo, instance, env, eval_params, best, config, learner)
+    return runs.Task(algo, instance, env, params, best, config, learner, assess)
 
 
 def _evolution(env: Any, params: Any, config: Evolution) -> Learner:
@@ -181,7 +198,7 @@ def _evolution(env: Any, params: Any, config: Evolution) -> Learner:
     def play(network: Any, place: Any) -> tuple[Any, jax.Array]:
         own, fab, origin = place
         act = functools.partial(pi.act, Params(network, None))
-        rule = env.deciding(own.replace(horizon=jnp.int32(longest)), act)
+        rule = _deciding(env, own, act)
         ticks = lambda days: jnp.round(days * own.day).astype(jnp.int32)  # noqa: E731
 
         def until(fab: Any, end: jax.Array) -> Any:
@@ -322,10 +339,8 @@ def policy(folder: Path, plan: Any, seed: int = 0) -> Callable[[Any], Any]:
       InputError: where there is no such run, or it does not fit the fab.
     """
     env, _, pi, params = _load(folder, plan, seed)
-    # Not the horizon that it was trained with: what is seen must not depend on it.
-    longest = jnp.int32(ours("fab.instance").LONGEST_RUN)
     act = functools.partial(pi.act, params)
-    return lambda env_params: env.deciding(env_params.replace(horizon=longest), act)
+    return lambda env_params: _deciding(env, env_params, act)
 
 
 def _load(folder: Path, plan: Any, seed: int = 0) -> tuple[Any, Any, Policy, Params]:
@@ -412,26 +427,54 @@ def _params(plan: Any, config: Fabs) -> Any:
     return params.replace(weights=jnp.array(alone, jnp.float32))
 
 
-def _best_return(env: Any, params: Any, config: Fabs, replications: int = 16) -> float:
-    """The best of the mean returns under the policy's rule and each of `RULES`, of fabs ``[K]``."""
-    simulate, parse = ours("fab.simulate"), ours("fab.rules").parse
-    keys = jax.random.split(jax.random.key(0), replications)
-    fabs = len(params.horizon)
-    own = jax.tree.map(lambda x: x[jnp.arange(replications) % fabs], params)
+def _deciding(env: Any, params: Any, act: Callable[[Any], Any]) -> Any:
+    """Agents as a rule for a fab; without the horizon of training, on which nothing must depend."""
+    return env.deciding(params.replace(horizon=jnp.int32(ours("fab.instance").LONGEST_RUN)), act)
 
-    # All start where the environment's rule has brought the fabs, as the policy does.
-    warm = simulate.deal(jax.vmap(env.warm), replications, (True, True))
-    start = jax.jit(warm)(keys, own)
 
-    def play(rule: Any, own: Any, start: Any) -> jax.Array:
-        begin = jnp.zeros(replications, jnp.int32)
-        window = ours("fab.figures").Window(begin, own.horizon)
-        ended = simulate.run(own.instance, rule, start._replace(window=window), True)
-        return jnp.mean(jax.vmap(ours("fab.env").episode_return)(own, ended, start))
+def _measure(
+    env: Any, params: Any, days: float, episodes: int
+) -> Callable[[Callable[[Any], Any]], jax.Array]:
+    """``measure(of) -> mean return`` of fabs, in each of which ``of(its params)`` dispatches.
 
-    returns = []
-    for name in dict.fromkeys((config.rule, *RULES)):
-        returns.append(float(jax.jit(functools.partial(play, parse(name)))(own, start)))
+    They are always the same with the same draws, from where the environment's rule left them. Half
+    as many days as count come first: a rule that takes over can do well at once and badly after it.
+
+    Args:
+      env: of any of the fabs.
+      params: theirs ``[K]``, of which each is as often played as any other, give or take one.
+      days: that count.
+      episodes: how many fabs.
+    """
+    simulate, of_fab = ours("fab.simulate"), ours("fab.env")
+    own = jax.tree.map(lambda x: x[jnp.arange(episodes) % len(params.horizon)], params)
+    warm = simulate.deal(jax.vmap(env.warm), episodes, (True, True))
+    # On the host, as they are for whatever devices a run has.
+    starts = jax.device_get(jax.jit(warm)(jax.random.split(jax.random.key(0), episodes), own))
+
+    def measure(of: Callable[[Any], Any]) -> jax.Array:
+        def play(own: Any, start: Any) -> jax.Array:
+            rule = of(own)
+
+            def onward(fab: Any, days: float) -> Any:
+                end = fab.window.end + jnp.round(days * own.day).astype(jnp.int32)
+                fab = fab._replace(window=ours("fab.figures").Window(jnp.int32(0), end))
+                return simulate.until_the_end(own.instance, rule, fab, env.one_at_a_time)
+
+            settled = onward(start, days / 2)
+            return of_fab.episode_return(own, onward(settled, days), settled)
+
+        return jnp.mean(jax.vmap(play)(own, starts))
+
+    return measure
+
+
+def _best_return(measure: Callable[[Callable[[Any], Any]], jax.Array], rule: str) -> float:
+    """The best of the mean returns under the policy's rule and each of `RULES`."""
+    parse, returns = ours("fab.rules").parse, []
+    for name in dict.fromkeys((rule, *RULES)):
+        parsed = parse(name)
+        returns.append(float(jax.jit(lambda parsed=parsed: measure(lambda _: parsed))()))
         print(f"return under {name}: {returns[-1]:.2f}", flush=True)
     return max(returns)
 

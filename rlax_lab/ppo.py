@@ -43,6 +43,9 @@ class Hyperparameters:
     )
     gamma: float = setting(0.99, "discount per step (paper, table 3)", low=0, high=1)
     gae_lambda: float = setting(0.95, "decay of GAE's trace (paper, table 3)", low=0, high=1)
+    value_lambda: float | None = setting(
+        None, "decay of the trace of the value's targets; none for gae_lambda", low=0, high=1
+    )
     objective: str = setting(
         "clip",
         "clipped ratios (paper, equation 7) or an adaptive KL penalty (equation 8)",
@@ -178,16 +181,19 @@ def make(
         )
         value = pi.value(state.params, trajectory.observation)
         acts = None if pi.acts is None else pi.acts(trajectory.observation)
-        decay = config.gamma, config.gae_lambda
-        if pi.credit is None:
-            advantage = advantages(
-                pi, state.params, trajectory, reward, value, last_observation, *decay, acts
-            )
-            target, valued = advantage + value, acts
-        else:
-            advantage, target, valued = pi.credit(
-                state.params, trajectory, value, last_observation, *decay
-            )
+
+        def credit(lambda_: float | jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+            """Advantages, value targets, and which of these are of something."""
+            known = state.params, trajectory
+            decay = config.gamma, lambda_
+            if pi.credit is not None:
+                return pi.credit(*known, value, last_observation, *decay)
+            found = advantages(pi, *known, reward, value, last_observation, *decay, acts)
+            return found, found + value, acts
+
+        advantage, target, valued = credit(config.gae_lambda)
+        if config.value_lambda is not None:
+            target = credit(config.value_lambda)[1]
         if config.advantage_normalization == "batch":
             advantage = standardize(advantage, acts)
         rows = Batch(
@@ -211,7 +217,7 @@ def make(
         learning_rate = config.learning_rate * (remaining if config.anneal_learning_rate else 1.0)
         clip_range = config.clip_range * (remaining if config.anneal_clip_range else 1.0)
 
-        values_first = state.steps.as_float() < config.value_updates * batch_size
+        values_first = state.steps.as_float() < float(config.value_updates * batch_size)
 
         def loss(network: PyTree, rows: Batch) -> tuple[jax.Array, metrics.Metrics]:
             outputs, value = pi.outputs(state.params._replace(network=network), rows.observation)

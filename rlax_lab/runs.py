@@ -65,7 +65,11 @@ NOT_RECORDED = ("checkpoint_seconds", "devices")
 
 
 class Task(NamedTuple):
-    """What is trained on what, with the names that the folder records."""
+    """What is trained on what, with the names that the folder records.
+
+    Attributes:
+      assess: ``assess(params) -> mean return`` in every evaluation, in place of episodes of `env`.
+    """
 
     algo: str
     env_name: str
@@ -74,6 +78,7 @@ class Task(NamedTuple):
     threshold: float | None
     config: Any
     learner: Learner
+    assess: Callable[[PyTree], jax.Array] | None = None
 
 
 class Stopped(Exception):
@@ -388,6 +393,8 @@ def _evaluator(task: Task, settings: Settings, mesh: Mesh | None) -> Any:
 
     def assess(params: PyTree, keys: jax.Array, update: jax.Array) -> jax.Array:
         def one(params: PyTree, key: jax.Array) -> jax.Array:
+            if task.assess is not None:
+                return task.assess(params)
             # Apart from the training keys, which are split from the seed's key, never folded.
             key = jax.random.fold_in(key, update)
             episodes = settings.eval_episodes

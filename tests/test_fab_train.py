@@ -30,8 +30,8 @@ route = [["wet", {mean = 15, kind = "lognormal", cv = 0.5}], ["litho", 12], ["we
 """
 FLAGS = [
     *("--days", "0.2", "--num-envs", "4", "--num-steps", "8", "--num-minibatches", "2"),
-    *("--total-steps", "256", "--reports", "4", "--eval-episodes", "2", "--hidden", "4"),
-    *("--checkpoint-seconds", "0", "--rule", "SPT"),
+    *("--total-steps", "256", "--reports", "4", "--eval-episodes", "2", "--eval-days", "0.2"),
+    *("--hidden", "4", "--checkpoint-seconds", "0", "--rule", "SPT"),
 ]
 
 
@@ -95,7 +95,18 @@ def test_a_run(whole: Path) -> None:
     assert (whole / "curve.png").exists()
     threshold = summary["steps_to_threshold"]["threshold"]
     # Lots in the fab cost 0.4 of a unit all the time, and everything else at most 0.6.
-    assert -2 * summary["config"]["days"] * 24 * 60 < threshold < 0
+    assert -2 * summary["config"]["eval_days"] * 24 * 60 < threshold < 0
+
+
+def test_evaluations_play_what_the_rules_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same fabs with the same draws at every report: a policy that has not learnt anything yet
+    returns what its rule did."""
+    monkeypatch.setattr(fab_train, "RULES", ())
+    words = [*FLAGS, "--value-updates", "1000", "--out", "run"]
+    assert main(["fab", "train", "tiny.toml", *words]) == 0
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    rule = json.loads(Path("run/config.json").read_text())["threshold"]
+    assert [line["eval_return"] for line in lines] == [pytest.approx(rule, rel=1e-6)] * 4
 
 
 @pytest.mark.slow

@@ -149,6 +149,29 @@ def test_the_value_comes_first():
         assert np.abs(after - before).max() > 1e-4
 
 
+def test_the_value_alone_may_take_longer_than_32_bits_count():
+    config = dataclasses.replace(SMALL, value_updates=10**9)
+    trained(ppo.make(probes.PytreeObservation(), config), jax.random.key(0), updates=1)
+
+
+def test_the_values_targets_have_a_trace_of_their_own():
+    """Values learn as with its decay and the policy as with the advantages', as far as the two
+    share no weights and no norm of their gradients."""
+    env, env_params = gymnax.make("CartPole-v1")
+
+    def outputs(gae_lambda, value_lambda=None):
+        config = dataclasses.replace(SMALL, gae_lambda=gae_lambda, value_lambda=value_lambda)
+        state = trained(ppo.make(env, config, env_params), jax.random.key(0), updates=1)[0]
+        return policy.make(env, env_params, config).outputs(state.params, state.env.observation)
+
+    (short, short_value), (long, long_value) = outputs(0.5), outputs(1.0)
+    assert np.abs(short - long).max() > 1e-3
+    assert np.abs(short_value - long_value).max() > 1e-3
+    both, both_value = outputs(0.5, 1.0)
+    np.testing.assert_allclose(both, short, atol=1e-6)
+    np.testing.assert_allclose(both_value, long_value, atol=1e-6)
+
+
 def test_half_way_an_annealed_clip_range_is_halved():
     @jax.jit
     def after_one_update(config):
