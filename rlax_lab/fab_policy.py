@@ -5,8 +5,8 @@ dispatching rule ranks them, so an untrained policy dispatches as the rule does,
 finds nearly as good, and learning starts from there.
 
 What a fab costs is a sum over its lots, and so is its value: the critic gives that of every lot in
-the fab. A decision is judged by what became of the lots that were at its group, each followed on
-its way (generalised advantages, lot by lot). What happens meanwhile to the others is noise to that
+the fab. A decision is judged by what became of the lots that it chose from, each followed on its
+way (generalised advantages, lot by lot). What happens meanwhile to the others is noise to that
 decision, and most of the noise there is: the fab as a whole as the only measure, a reward and a
 value for all, learns far slower (Wolpert and Tumer 2002 give agents such rewards of their own).
 """
@@ -136,7 +136,8 @@ def make(
         advantage = jnp.where(inside, advantage, 0.0)
         zeros = jnp.zeros(seen.active.shape)
         t, n, _ = jnp.indices(stays.shape, sparse=True)
-        of_agents = zeros.at[t, n, seen.group].add(advantage, mode="drop")
+        chosen_from = jnp.where(seen.options, advantage, 0.0)
+        of_agents = zeros.at[t, n, seen.group].add(chosen_from, mode="drop")
         return of_agents, value + advantage, inside
 
     policy = Policy(

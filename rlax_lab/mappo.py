@@ -22,16 +22,26 @@ class Config(fab_policy.Config, ppo.Hyperparameters):
     num_envs: int = setting(32, "fabs at once per seed", low=1)
     num_steps: int = setting(128, "steps per fab and update", low=1)
     num_epochs: int = setting(2, "passes over each batch", low=1)
-    learning_rate: float = setting(1e-3, "Adam's step size", above=0)
+    learning_rate: float = setting(2e-3, "Adam's step size", above=0)
+    adam_eps: float = setting(
+        1e-8, "Adam's epsilon: with value_coef, the value's gradients are small", above=0
+    )
     gamma: float = setting(
         1.0, "discount per step, beside that of the time which it took", low=0, high=1
     )
     value_updates: int = setting(
-        30, "updates at the start that train the value alone: a rule beats a guess", low=0
+        20, "updates at the start that train the value alone: a rule beats a guess", low=0
     )
     gae_lambda: float = setting(
+        0.99,
+        "decay of GAE's trace per step; a short one learns fast, but what values are wrong about, "
+        "and with a longer one a decision drowns in what comes after it",
+        low=0,
+        high=1,
+    )
+    value_lambda: float | None = setting(
         0.997,
-        "decay of GAE's trace per step; a short one is blind to what queues do",
+        "decay of the trace of the value's targets; with a short one it is blind to what queues do",
         low=0,
         high=1,
     )

@@ -163,7 +163,7 @@ def test_credit_follows_every_lot() -> None:
                 np.testing.assert_allclose(
                     target[t, fab, lot], trace + value[t, fab, lot], atol=1e-4
                 )
-                if seen.group[t, fab, lot] < 3:
+                if seen.options[t, fab, lot]:
                     of_groups[t, fab, seen.group[t, fab, lot]] += trace
     np.testing.assert_allclose(advantage, of_groups, atol=1e-3)
 
