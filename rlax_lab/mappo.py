@@ -22,7 +22,7 @@ class Config(fab_policy.Config, ppo.Hyperparameters):
     num_envs: int = setting(32, "fabs at once per seed", low=1)
     num_steps: int = setting(128, "steps per fab and update", low=1)
     num_epochs: int = setting(2, "passes over each batch", low=1)
-    learning_rate: float = setting(1e-3, "Adam's step size", above=0)
+    learning_rate: float = setting(3e-3, "Adam's step size", above=0)
     adam_eps: float = setting(
         1e-8, "Adam's epsilon: with value_coef, the value's gradients are small", above=0
     )
@@ -33,7 +33,7 @@ class Config(fab_policy.Config, ppo.Hyperparameters):
         20, "updates at the start that train the value alone: a rule beats a guess", low=0
     )
     gae_lambda: float = setting(
-        0.99,
+        0.995,
         "decay of GAE's trace per step; a short one learns fast, but what values are wrong about, "
         "and with a longer one a decision drowns in what comes after it",
         low=0,
