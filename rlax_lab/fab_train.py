@@ -185,8 +185,7 @@ def _evolution(env: Any, params: Any, config: Evolution) -> Learner:
         raise InputError(f"settle is {config.settle}, but must be less than days, {config.days}.")
     one = jax.tree.map(lambda x: x[0], params)
     pi = fab_policy.make(env, one, config)
-    simulate, figures, of_fab = (ours(f"fab.{x}") for x in ("simulate", "figures", "env"))
-    longest = ours("fab.instance").LONGEST_RUN
+    figures, longest = ours("fab.figures"), ours("fab.instance").LONGEST_RUN
 
     def start(key: jax.Array) -> Any:
         which, key = jax.random.split(key)
@@ -198,21 +197,11 @@ def _evolution(env: Any, params: Any, config: Evolution) -> Learner:
     def play(network: Any, place: Any) -> tuple[Any, jax.Array]:
         own, fab, origin = place
         act = functools.partial(pi.act, Params(network, None))
-        rule = _deciding(env, own, act)
-        ticks = lambda days: jnp.round(days * own.day).astype(jnp.int32)  # noqa: E731
-
-        def until(fab: Any, end: jax.Array) -> Any:
-            fab = fab._replace(window=figures.Window(jnp.int32(0), end))
-            return simulate.until_the_end(own.instance, rule, fab)
-
-        began = fab.window.end
-        fab = fab._replace(figures=figures.Figures.zeros(own.instance))
-        settled = until(fab, began + ticks(config.settle))
-        ended = until(settled, began + ticks(config.days))
-        gained = of_fab.episode_return(own, ended, settled)
+        began = fab._replace(figures=figures.Figures.zeros(own.instance))
+        ended, gained = _play(own, began, _deciding(env, own, act), config.settle, config.days)
         # One that got more lots than it has slots for, or is about to run out of ticks, goes on
         # where it began.
-        spent = ended.late | (ended.window.end > longest - ticks(config.days))
+        spent = ended.late | (ended.window.end > longest - _ticks(own, config.days))
         onward = jax.tree.map(lambda x, y: jnp.where(spent, x, y), origin, ended)
         return (own, onward, origin), gained
 
@@ -432,6 +421,24 @@ def _deciding(env: Any, params: Any, act: Callable[[Any], Any]) -> Any:
     return env.deciding(params.replace(horizon=jnp.int32(ours("fab.instance").LONGEST_RUN)), act)
 
 
+def _play(own: Any, fab: Any, rule: Any, settle: float, days: float) -> tuple[Any, jax.Array]:
+    """A fab some `days` on under a rule, and what all but the first, `settle`, returned."""
+    simulate, figures = ours("fab.simulate"), ours("fab.figures")
+    began = fab.window.end
+
+    def until(fab: Any, days: float) -> Any:
+        window = figures.Window(jnp.int32(0), began + _ticks(own, days))
+        return simulate.until_the_end(own.instance, rule, fab._replace(window=window))
+
+    settled = until(fab, settle)
+    ended = until(settled, days)
+    return ended, ours("fab.env").episode_return(own, ended, settled)
+
+
+def _ticks(own: Any, days: float) -> jax.Array:
+    return jnp.round(days * own.day).astype(jnp.int32)
+
+
 def _measure(
     env: Any, params: Any, days: float, episodes: int
 ) -> Callable[[Callable[[Any], Any]], jax.Array]:
@@ -446,25 +453,17 @@ def _measure(
       days: that count.
       episodes: how many fabs.
     """
-    simulate, of_fab = ours("fab.simulate"), ours("fab.env")
+    simulate = ours("fab.simulate")
     own = jax.tree.map(lambda x: x[jnp.arange(episodes) % len(params.horizon)], params)
     warm = simulate.deal(jax.vmap(env.warm), episodes, (True, True))
     # On the host, as they are for whatever devices a run has.
     starts = jax.device_get(jax.jit(warm)(jax.random.split(jax.random.key(0), episodes), own))
 
     def measure(of: Callable[[Any], Any]) -> jax.Array:
-        def play(own: Any, start: Any) -> jax.Array:
-            rule = of(own)
+        def gained(own: Any, start: Any) -> jax.Array:
+            return _play(own, start, of(own), days / 2, days / 2 + days)[1]
 
-            def onward(fab: Any, days: float) -> Any:
-                end = fab.window.end + jnp.round(days * own.day).astype(jnp.int32)
-                fab = fab._replace(window=ours("fab.figures").Window(jnp.int32(0), end))
-                return simulate.until_the_end(own.instance, rule, fab, env.one_at_a_time)
-
-            settled = onward(start, days / 2)
-            return of_fab.episode_return(own, onward(settled, days), settled)
-
-        return jnp.mean(jax.vmap(play)(own, starts))
+        return jnp.mean(jax.vmap(gained)(own, starts))
 
     return measure
 
