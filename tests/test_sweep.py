@@ -259,7 +259,7 @@ def test_a_population_without_its_newest_checkpoints_repeats_them(pbt, tmp_path)
 # Bad input
 
 FLOATS = (
-    "learning_rate, adam_eps, max_grad_norm, gamma, gae_lambda, clip_range, kl_coef, "
+    "learning_rate, adam_eps, max_grad_norm, gamma, gae_lambda, value_lambda, clip_range, kl_coef, "
     "kl_penalty_target, target_kl, value_clip_range, value_coef, entropy_coef, log_std_init"
 )
 SHAPE = "but must be a number, a list such as 0.1,0.2 or a range such as 0.1:0.2 or log:0.1:0.2."
