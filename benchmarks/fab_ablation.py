@@ -1,11 +1,11 @@
 """What each part of training a dispatching policy brings.
 
-    python benchmarks/fab_ablation.py [VARIANT ...] [--configs 64] [--runs DIR] [--out DIR]
+    python benchmarks/fab_ablation.py ppo|evolution [--configs 64] [--runs DIR] [--out DIR]
 
 trains policies on fabs of half the usual size, with one part changed in each, and simulates all of
 them on held-out fabs under the same random numbers. Stopped, it goes on where it was. Writes a
-stamped ``fab_ablation.json``. A policy is of one training run: differences as small as those of two
-runs that differ in their seed alone (``ppo, seed 1``, ``evolution, seed 1``) say nothing.
+stamped ``fab_ablation_ppo.json`` or ``fab_ablation_evolution.json``. A policy is of one training
+run: differences as small as those of runs that differ in their seed alone say nothing.
 """
 
 import argparse
@@ -19,54 +19,59 @@ from rlax_lab import cli, fab_train
 from rlax_lab.checkpoint import write_json
 
 FAMILY = "fab-10x300"
-PPO = (
-    f"train {FAMILY} --fabs 32 --num-envs 64 --num-minibatches 16 --parts 2 --total-steps 400_000 "
-    "--value-updates 10"
-)
-EVOLUTION = f"evolve {FAMILY} --fabs 32 --parts 2 --total-steps 3200 --days 20 --settle 5"
 WEAK_RULE = "setup > FIFO"
+# What every run of a learner has; then what one has besides.
+COMMON = {
+    "ppo": f"train {FAMILY} --fabs 32 --num-envs 64 --num-minibatches 16 --parts 2 "
+    "--total-steps 400_000 --value-updates 10",
+    "evolution": f"evolve {FAMILY} --fabs 32 --parts 2 --total-steps 3200 --days 20 --settle 5",
+}
 VARIANTS = {
-    "ppo": PPO,
-    "ppo, seed 1": f"{PPO} --seed 1",
-    "ppo, one value for the fab": f"{PPO} --critic central",
-    "ppo, a value for each group": f"{PPO} --critic independent",
-    "ppo, value and policy from the start": f"{PPO} --value-updates 0",
-    "ppo, from first in, first out": f"{PPO} --rule '{WEAK_RULE}'",
-    "evolution": EVOLUTION,
-    "evolution, seed 1": f"{EVOLUTION} --seed 1",
-    "evolution, plain differences": f"{EVOLUTION} --differences plain",
-    "evolution, half the noise": f"{EVOLUTION} --noise 0.05",
-    "evolution, all of a play counts": f"{EVOLUTION} --settle 0",
-    "evolution, from first in, first out": f"{EVOLUTION} --rule '{WEAK_RULE}'",
+    "ppo": {
+        "ppo": "",
+        "seed 1": "--seed 1",
+        "seed 2": "--seed 2",
+        "one value for the fab": "--critic central",
+        "a value for each group": "--critic independent",
+        "value and policy from the start": "--value-updates 0",
+        "short traces": "--gae-lambda 0.95 --value-lambda 0.95",
+        "an epsilon of 1e-5": "--adam-eps 1e-5",
+        "a third of the step": "--learning-rate 1e-3",
+        "from first in, first out": f"--rule '{WEAK_RULE}'",
+    },
+    "evolution": {
+        "evolution": "",
+        "seed 1": "--seed 1",
+        "plain differences": "--differences plain",
+        "half the noise": "--noise 0.05",
+        "all of a play counts": "--settle 0",
+        "from first in, first out": f"--rule '{WEAK_RULE}'",
+    },
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {'; '.join(VARIANTS)}")
+    parser.add_argument("learner", choices=VARIANTS)
     parser.add_argument("--configs", type=int, default=64, help="held-out fabs")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="their folder")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--also", default="", help="words for every training run, as --days 20")
     asked = parser.parse_args()
-    names = asked.variants or list(VARIANTS)
-    if unknown := set(names) - set(VARIANTS):
-        parser.error(f"there is no variant '{min(unknown)}'; there are {'; '.join(VARIANTS)}.")
-    runs = []
-    for name in names:
-        folder = asked.runs / name.replace(",", "").replace(" ", "-")
+    place, runs = asked.runs / asked.learner, []
+    for name, change in VARIANTS[asked.learner].items():
+        folder = place / name.replace(",", "").replace(" ", "-")
         runs.append(str(folder))
         if not (folder / "summary.json").is_file():
-            verb, *words = shlex.split(f"{VARIANTS[name]} {asked.also}")
+            verb, *words = shlex.split(f"{COMMON[asked.learner]} {change} {asked.also}")
             done(["fab", verb, *(["--resume"] if folder.exists() else words)], folder)
     words = ["fab", "evaluate", *runs, "--family", FAMILY, "--configs", str(asked.configs)]
-    numbers = "-".join(str(list(VARIANTS).index(name)) for name in names)
-    evaluation = asked.runs / f"evaluation-of-{numbers}-on-{asked.configs}"
+    evaluation = place / f"evaluation-on-{asked.configs}"
     done([*words, "--rules", f"{WEAK_RULE}, {fab_train.RULE}"], evaluation)
     found = json.loads((evaluation / "evaluation.json").read_text())
     found["command"] = shlex.join(["python", "benchmarks/fab_ablation.py", *sys.argv[1:]])
     asked.out.mkdir(parents=True, exist_ok=True)
-    write_json(asked.out / "fab_ablation.json", found)
+    write_json(asked.out / f"fab_ablation_{asked.learner}.json", found)
 
 
 def done(words: list[str], folder: Path) -> None:

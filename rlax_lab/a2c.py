@@ -13,7 +13,7 @@ from rlax_lab.config import check, configuration, setting
 from rlax_lab.model import Params
 from rlax_lab.normalize import RewardScale, scale_rewards, standardize
 from rlax_lab.policy import Policy
-from rlax_lab.rollout import advantages, rollout
+from rlax_lab.rollout import advantages, rollout, successor_values
 from rlax_lab.types import Counter, Environment, Learner, PyTree
 
 
@@ -177,7 +177,8 @@ def make_parts(
 
         value = pi.value(params, trajectory.observation)
         decay = config.gamma, config.gae_lambda
-        advantage = advantages(pi, params, trajectory, reward, value, env_state.observation, *decay)
+        following = successor_values(pi, params, trajectory, value, env_state.observation)
+        advantage = advantages(trajectory, reward, value, following, *decay)
         target = advantage + value
         if config.normalize_advantages:
             advantage = standardize(advantage)

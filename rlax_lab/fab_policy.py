@@ -24,7 +24,7 @@ from rlax_lab.distributions import Choices
 from rlax_lab.model import Params
 from rlax_lab.policy import Policy
 from rlax_lab.returns import gae
-from rlax_lab.rollout import Trajectory, successor_values
+from rlax_lab.rollout import Trajectory
 from rlax_lab.types import Environment, PyTree
 
 # What values of lots, which are in days, are of the order of.
@@ -116,16 +116,14 @@ def make(
         return Choices(options, observation.group, options, observation.active).decides
 
     def credit(
-        params: Params,
         trajectory: Trajectory,
         value: jax.Array,
-        last_observation: PyTree,
+        following: jax.Array,
         gamma: float | jax.Array,
         lambda_: float | jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         seen, step = trajectory.observation, trajectory.step
         after = step.next_observation
-        following = successor_values(policy, params, trajectory, value, last_observation)
         inside = seen.number >= 0
         stays = inside & (after.number == seen.number)
         # Not discounted by time: every lot leaves, so its costs are finite, and a discount would
@@ -140,7 +138,7 @@ def make(
         of_agents = zeros.at[t, n, seen.group].add(chosen_from, mode="drop")
         return of_agents, value + advantage, inside
 
-    policy = Policy(
+    return Policy(
         init,
         outputs,
         lambda pi: pi,
@@ -151,7 +149,6 @@ def make(
         acts,
         credit if critic == "lots" else None,
     )
-    return policy
 
 
 class Network(nn.Module):

@@ -53,9 +53,9 @@ class Policy(NamedTuple):
         now. Its values, log-probabilities and entropies are ``[..., A]``, and those of agents that
         do not decide mean nothing.
       credit: of a policy of agents whose values are of something else, V in number: what a
-        decision was worth, ``credit(params, trajectory, value, last_observation, gamma, lambda)
-        -> (advantages [T, N, A], value targets [T, N, V], which values mean something
-        [T, N, V])``, where `value` ``[T, N, V]`` is of the trajectory's observations.
+        decision was worth, ``credit(trajectory, value, following, gamma, lambda) -> (advantages
+        [T, N, A], value targets [T, N, V], which values mean something [T, N, V])``, where `value`
+        ``[T, N, V]`` is of the trajectory's observations and `following` after its steps.
     """
 
     init: Callable[[jax.Array], Params]

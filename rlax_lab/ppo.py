@@ -13,7 +13,7 @@ from rlax_lab.config import check, configuration, setting
 from rlax_lab.errors import InputError
 from rlax_lab.model import Params
 from rlax_lab.normalize import RewardScale, scale_rewards, standardize
-from rlax_lab.rollout import Trajectory, advantages, rollout
+from rlax_lab.rollout import Trajectory, advantages, rollout, successor_values
 from rlax_lab.shuffle import permutation
 from rlax_lab.types import Counter, Environment, Learner, PyTree
 
@@ -180,15 +180,14 @@ def make(
             state.reward_scale, step.reward, step.ended, config.gamma * step.discount
         )
         value = pi.value(state.params, trajectory.observation)
+        following = successor_values(pi, state.params, trajectory, value, last_observation)
         acts = None if pi.acts is None else pi.acts(trajectory.observation)
 
         def credit(lambda_: float | jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
             """Advantages, value targets, and which of these are of something."""
-            known = state.params, trajectory
-            decay = config.gamma, lambda_
             if pi.credit is not None:
-                return pi.credit(*known, value, last_observation, *decay)
-            found = advantages(pi, *known, reward, value, last_observation, *decay, acts)
+                return pi.credit(trajectory, value, following, config.gamma, lambda_)
+            found = advantages(trajectory, reward, value, following, config.gamma, lambda_, acts)
             return found, found + value, acts
 
         advantage, target, valued = credit(config.gae_lambda)

@@ -13,7 +13,7 @@ from rlax_lab.config import check, configuration, setting
 from rlax_lab.errors import InputError
 from rlax_lab.model import Params
 from rlax_lab.normalize import RewardScale, scale_rewards, standardize
-from rlax_lab.rollout import advantages, rollout
+from rlax_lab.rollout import advantages, rollout, successor_values
 from rlax_lab.types import Counter, Environment, Learner, PyTree
 
 
@@ -114,16 +114,8 @@ def make(
         )
 
         expected = pi.value(state.params, trajectory.observation)
-        surplus = advantages(
-            pi,
-            state.params,
-            trajectory,
-            reward,
-            expected,
-            envs.observation,
-            config.gamma,
-            lambda_=1.0,
-        )
+        following = successor_values(pi, state.params, trajectory, expected, envs.observation)
+        surplus = advantages(trajectory, reward, expected, following, config.gamma, lambda_=1.0)
         returns = surplus + expected
         weight = surplus if config.baseline else returns
         if config.normalize_returns:

@@ -95,12 +95,10 @@ def successor_values(
 
 
 def advantages(
-    policy: Policy,
-    params: Params,
     trajectory: Trajectory,
     reward: jax.Array,
     value: jax.Array,
-    last_observation: PyTree,
+    following: jax.Array,
     gamma: float | jax.Array,
     lambda_: float | jax.Array,
     acts: jax.Array | None = None,
@@ -115,12 +113,11 @@ def advantages(
     Args:
       reward: ``trajectory.step.reward``, or what it was scaled to ``[T, N]``.
       value: values of ``trajectory.observation``, as they are.
-      last_observation: what the environments show after the last step ``[N, ...]``.
+      following: those after each step, see `successor_values`.
       gamma, lambda_: discount per step, beside that of the time it took; decay of the trace.
       acts: of several agents, which decided at each step ``[T, N, A]`` bool.
     """
     step = trajectory.step
-    following = successor_values(policy, params, trajectory, value, last_observation)
     discount = jnp.where(step.terminated, 0.0, gamma * step.discount)
     if acts is None:
         return gae(reward, discount, value, following, step.ended, lambda_)

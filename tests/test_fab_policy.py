@@ -12,7 +12,7 @@ from envs.fab import simulate as sim
 from envs.fab.env import FabEnv
 from rlax_lab import fab_policy, vector
 from rlax_lab.errors import InputError
-from rlax_lab.rollout import rollout
+from rlax_lab.rollout import rollout, successor_values
 
 GROUPS: dict[str, Any] = {"litho": {"tools": 2, "setups": 3}, "etch": {}, "bake": {"tools": 2}}
 
@@ -136,7 +136,8 @@ def test_credit_follows_every_lot() -> None:
         value = pi.value(params, played.observation)
         final = pi.value(params, played.step.next_observation)
         assert pi.credit is not None
-        judged = pi.credit(params, played, value, envs.observation, 0.99, 0.9)
+        following = successor_values(pi, params, played, value, envs.observation)
+        judged = pi.credit(played, value, following, 0.99, 0.9)
         return played, value, final, judged
 
     played, value, final, (advantage, target, valued) = jax.tree.map(np.asarray, found())
