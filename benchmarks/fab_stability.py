@@ -1,11 +1,13 @@
 """Whether the work in process of a trained policy stays bounded where its rule's does.
 
-    python benchmarks/fab_stability.py RUN [--rule RULE] [--fabs 32] [--years 10] [--out DIR]
+    python benchmarks/fab_stability.py RUN [--fab FAB] [--rule RULE] [--fabs 32] [--years 10]
+        [--out DIR]
 
-Held-out fabs of the family that the run was trained on, each simulated for years from empty, under
-the policy and under a rule with the same draws. Lots in the fab, on average over every quarter of a
-year; and by how much they grew between the two halves of the years after the first.
-Writes a stamped ``fab_stability.json`` and a picture.
+Held-out fabs of the family that the run was trained on, or one fab that is none of a family with as
+many draws, each simulated for years from empty, under the policy and under a rule with the same
+draws. Lots in the fab, on average over every quarter of a year; and by how much they grew between
+the two halves of the years after the first. Writes a stamped ``fab_stability.json`` and a picture,
+for one fab ``fab_stability_NAME.json``.
 """
 
 import argparse
@@ -23,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from rlax_lab import cli, fab_cli, fab_evaluate, fab_train, plots, provenance
 from rlax_lab.checkpoint import write_json
 from rlax_lab.cli import ours
+from rlax_lab.errors import InputError
 
 QUARTERS, DAYS = 4, 365.0
 
@@ -89,6 +92,7 @@ def draw(found: dict[str, np.ndarray], out: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a training run, or an exported policy")
+    parser.add_argument("--fab", help="by default the one, or the family, that it was trained on")
     parser.add_argument("--rule", help="by default the one that the policy started from")
     parser.add_argument("--fabs", type=int, default=32)
     parser.add_argument("--years", type=int, default=10)
@@ -97,11 +101,17 @@ def main() -> None:
     cli.use_all_cores()
     record = fab_train.read_record(asked.run)
     name = asked.rule or fab_train.read_config(record).rule
-    generator = ours("fab.generator")
-    if record["env"] not in generator.FAMILIES:
-        parser.error(f"{asked.run} was trained on {record['env']}, not on a family of random fabs.")
-    family = generator.FAMILIES[record["env"]]
-    plans = [generator.make(family, seed, held_out=True) for seed in range(asked.fabs)]
+    generator, fab, stem = ours("fab.generator"), asked.fab or record["env"], "fab_stability"
+    if fab in generator.FAMILIES:
+        family = generator.FAMILIES[fab]
+        plans = [generator.make(family, seed, held_out=True) for seed in range(asked.fabs)]
+    else:
+        try:
+            plans = [fab_cli.load_fab(fab)] * asked.fabs
+        except InputError as error:
+            parser.error(str(error))
+        fab = plans[0].name
+        stem += f"_{fab}"
     params, _ = fab_evaluate.stack(plans, fab_evaluate.Settings())
     keys = jnp.stack([jax.random.key(seed) for seed in range(asked.fabs)])
     rule = ours("fab.rules").parse(name)
@@ -111,12 +121,13 @@ def main() -> None:
         "policy": measure(policy, params, keys, asked.years),
     }
     asked.out.mkdir(parents=True, exist_ok=True)
+    words = [fab if word == asked.fab else word for word in sys.argv[1:]]
     result = {
-        "command": shlex.join(["python", "benchmarks/fab_stability.py", *sys.argv[1:]]),
-        "family": record["env"],
+        "command": shlex.join(["python", "benchmarks/fab_stability.py", *words]),
+        "fab": fab,
         "fabs": asked.fabs,
         "years": asked.years,
-        "trained": record,
+        "trained": record | {"env": fab},
         "growth": {name: growth(lots) for name, lots in found.items()},
         "fullest": {name: float(lots[QUARTERS:].max()) for name, lots in found.items()},
         "lots_by_year": {
@@ -124,9 +135,9 @@ def main() -> None:
             for name, lots in found.items()
         },
     }
-    write_json(asked.out / "fab_stability.json", result | provenance.stamp())
+    write_json(asked.out / f"{stem}.json", result | provenance.stamp())
     print(result["growth"])
-    draw(found, asked.out / "fab_stability.png")
+    draw(found, asked.out / f"{stem}.png")
 
 
 if __name__ == "__main__":
