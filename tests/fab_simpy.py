@@ -566,6 +566,17 @@ def _atcs(k1: float, k2: float) -> Callable[[Lot, View], Any]:
     return key
 
 
+def _batcs(k1: float, k2: float, power: float) -> Callable[[Lot, View], Any]:
+    def key(lot: Lot, v: View) -> Any:
+        batches = v.fab.fab.batches
+        full = f32(1)
+        if batches is not None and batches.family[lot.op] > 0:
+            full = min(ratio(v.count(lot), batches.maximum[lot.op]), f32(1))
+        return _atcs(k1, k2)(lot, v) - f32(power) * np.log(full)
+
+    return key
+
+
 def _evolved(nodes: int, ticks: int) -> Callable[[Lot, View], Any]:
     """The formulas in tree form, as published: larger is better, so they are negated."""
 
@@ -604,6 +615,7 @@ KEYS: dict[str, Callable[[Lot, View], Any]] = {
     "WMDD": lambda lot, v: ratio(max(lot.due - v.now, v.remaining(lot)), lot.weight),
     "ATC(2)": _atc(2.0),
     "ATCS(2,0.5)": _atcs(2.0, 0.5),
+    "BATCS(2,0.5,2)": _batcs(2.0, 0.5, 2.0),
     "FBFS": lambda lot, v: lot.op - int(v.fab.fab.first[lot.product]),
     "LBFS": lambda lot, v: v.left(lot),
     "FSVL(2)": lambda lot, v: lot.due - times(2, v.remaining(lot)),

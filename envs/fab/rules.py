@@ -76,7 +76,7 @@ class Rule:
 
         0 of that one, and of the others ``-log(1.1 + gap)``, where the gap is that of the last
         key, in the key's own unit; -10 of lots that an earlier key puts behind, and at least. Gaps
-        of keys that are logarithms, as those of ATC and ATCS, are what a policy can add to.
+        of keys that are logarithms, as those of ATC, ATCS and BATCS, are what a policy can add to.
 
         Args:
           queue: the lots; those that cannot start mean nothing.
@@ -234,6 +234,25 @@ def atcs(k1: Any = 2.0, k2: Any = 0.1) -> Key:
     return atcs_key
 
 
+def batcs(k1: Any = 2.0, k2: Any = 0.1, power: Any = 1.0) -> Key:
+    """Apparent tardiness cost with setups and batches (Mason, Fowler, Carlyle 2002).
+
+    For rules that do not put the fullest batch first whatever else, as ``BATCS(2, 0.1) @ 0``.
+
+    Args:
+      k1, k2: as `atcs`'s.
+      power: of the part of a full batch that waits, by which the index of `atcs` is multiplied.
+    """
+    of_lots = atcs(k1, k2)
+
+    def batcs_key(queue: Queue) -> jax.Array:
+        key = of_lots(queue)
+        assert key is not None
+        return key - power * jnp.log(queue.fullness)
+
+    return batcs_key
+
+
 def fbfs(queue: Queue) -> jax.Array:
     """First buffer first served."""
     return queue.behind
@@ -372,6 +391,7 @@ KEYS: dict[str, Key] = {
 FAMILIES: dict[str, Callable[..., Key]] = {
     "ATC": atc,
     "ATCS": atcs,
+    "BATCS": batcs,
     "FSVL": fluctuation_lateness,
     "FSVCT": fluctuation_cycle_time,
     "FSMCT": fluctuation_mean,
