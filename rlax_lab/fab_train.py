@@ -154,8 +154,6 @@ def task(
         params = _stack([_params(plan, config) for plan in plans])
     except ValueError as error:
         raise InputError(f"fabs is {config.fabs}, but {error}.") from error
-    measure = _measure(env, params, config.eval_days, episodes)
-    best = _best_return(measure, config.rule) if threshold is None else threshold
     evolves = isinstance(config, Evolution)
     all_fabs = params
     if config.fabs > 1:
@@ -171,6 +169,9 @@ def task(
         return measure(lambda own: _deciding(fab, own, functools.partial(learner.act, weights)))
 
     learner = shards.spread(make, config, parts)
+    # Fabs are simulated from here on: what is wrong with the input has been said by now.
+    measure = _measure(fab, all_fabs, config.eval_days, episodes)
+    best = _best_return(measure, config.rule) if threshold is None else threshold
     algo = EVOLUTION if evolves else PPO
     return runs.Task(algo, instance, env, params, best, config, learner, assess)
 
