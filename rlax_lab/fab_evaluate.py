@@ -49,7 +49,7 @@ class Settings:
 
     family: str = setting("fab-20x300", "of random fabs")
     rules: str = setting(
-        f"setup > FIFO, setup > EDD, setup > CR, setup > WSPT, ATCS(300, 0.1), {fab_train.RULE}",
+        f"setup > FIFO, setup > EDD, setup > CR, setup > WSPT, {fab_train.RULE}",
         "rules with commas between; the first is what targets are measured against",
     )
     configs: int = setting(100, "fabs, each simulated under each", low=2)

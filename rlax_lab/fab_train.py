@@ -24,9 +24,8 @@ from rlax_lab.types import Learner
 PPO, EVOLUTION = "mappo", "evolution"
 VERBS = {PPO: "train", EVOLUTION: "evolve"}
 # The rule that policies start from: of those tuned on training fabs of fab-20x300, within 0.0005 of
-# the best (benchmarks/results/fab_tuned.json). Where the fullest batch goes first whatever else, a
-# policy has nothing to say about batches.
-RULE = "BATCS(300, 0.1, 2) @ 0"
+# the best, which minds due dates less (benchmarks/results/fab_tuned.json).
+RULE = "ATCS(300, 0.1)"
 # What a policy is held against while it trains, beside it.
 RULES = ("setup > FIFO", "setup > EDD", "setup > WSPT")
 
