@@ -197,6 +197,9 @@ def _rules(words: list[str]) -> None:
         "Where lots are processed in batches, the fullest batch goes first. A number after @ lets\n"
         "the best lot's batch go first instead, once it is full to that part:\n"
         "  setup > WMOD @ 0.625\n"
+        "A number after wait lets a batch that is not full wait for a lot on its way to it, where\n"
+        "that costs those who wait less than so many times what that lot gains:\n"
+        "  ATCS(300, 0.1) wait 2\n"
         "Commas separate the rules that are compared: FIFO,ATCS(4.5,0.01)@0.625,setup>weight>EDD"
     )
 

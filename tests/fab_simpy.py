@@ -110,7 +110,7 @@ class Fab:
       instance: arrays of one fab.
       key: its typed key.
       keys: functions ``(lot, view) -> number`` that rank lots, smaller first.
-      complete_first, at_least: the batching policy.
+      complete_first, at_least, patience: the batching policy.
     """
 
     def __init__(
@@ -121,14 +121,11 @@ class Fab:
         complete_first: bool,
         at_least: float,
         end: int,
+        patience: float = 0.0,
     ) -> None:
         self.fab = jax.tree.map(np.asarray, instance)
-        self.keys, self.complete_first, self.at_least, self.end = (
-            keys,
-            complete_first,
-            at_least,
-            end,
-        )
+        self.keys, self.end = keys, end
+        self.complete_first, self.at_least, self.patience = complete_first, at_least, patience
         self.words = draws.words(key)
         self.env = simpy.Environment()
         self.groups, self.widest = self.fab.tools.shape
@@ -189,7 +186,7 @@ class Fab:
         lot = Lot(
             number=len(self.lots), product=product, op=op, returns=0, release=release,
             due=release + int(np.round(f32(factor * f32(work)))), weight=weight, factor=factor,
-            times=times, luck=luck, rank=rank, arrival=0, left=None,
+            times=times, luck=luck, rank=rank, arrival=0, left=None, heading=None,
         )  # fmt: skip
         self.lots.append(lot)
         return lot
@@ -242,23 +239,12 @@ class Fab:
         fab, env = self.fab, self.env
         while True:
             group = int(fab.group[lot.op])
-            lot.arrival, lot.done = env.now, env.event()
+            lot.arrival, lot.done, lot.heading = env.now, env.event(), None
             self.queues[group].append(lot)
             self._ask(group)
             yield lot.done
-            op, following, leaves = lot.op, lot.op + 1, fab.left[lot.op] == 1
-            if fab.rework is not None:
-                chance = lambda bits: (f32(bits) + f32(0.5)) * f32(2.0**-16)  # noqa: E731
-                luck = int(lot.luck[op, lot.returns])
-                if chance(luck & 0xFFFF) < fab.rework.probability[op]:
-                    lot.returns += 1
-                    following, leaves = int(fab.rework.back_to[op]), False
-                while not leaves:
-                    luck = int(lot.luck[following, lot.returns])
-                    if chance(luck >> 16) < fab.rework.sampled[following]:
-                        break
-                    leaves = fab.left[following] == 1
-                    following += 1
+            op = lot.op
+            following, lot.returns, leaves = self._after(lot)
             if leaves:
                 lot.left = env.now
                 if isinstance(fab.releases, Conwip):
@@ -268,6 +254,25 @@ class Fab:
             if fab.transport is not None and fab.transport[op] > 0:
                 yield env.timeout(int(fab.transport[op]))
             lot.op = following
+
+    def _after(self, lot: Lot) -> tuple[int, int, bool]:
+        """What a lot does after its operation: which, how often it was sent back by then, and
+        whether it leaves instead."""
+        fab, op, returns = self.fab, lot.op, lot.returns
+        following, leaves = op + 1, bool(fab.left[op] == 1)
+        if fab.rework is not None:
+            chance = lambda bits: (f32(bits) + f32(0.5)) * f32(2.0**-16)  # noqa: E731
+            luck = int(lot.luck[op, returns])
+            if chance(luck & 0xFFFF) < fab.rework.probability[op]:
+                returns += 1
+                following, leaves = int(fab.rework.back_to[op]), False
+            while not leaves:
+                luck = int(lot.luck[following, returns])
+                if chance(luck >> 16) < fab.rework.sampled[following]:
+                    break
+                leaves = bool(fab.left[following] == 1)
+                following += 1
+        return following, returns, leaves
 
     def _replace_all(self) -> None:
         """Cards of the lots that left at this tick, in the order of their slots."""
@@ -350,7 +355,24 @@ class Fab:
                 return 0
             return -full if family(lot) else f32(-1)
 
-        able = [lot for lot in queue if enough(lot)]
+        def awaits(lot: Lot) -> bool:
+            if not family(lot) or len(idle) > 1 or count(lot) >= maximum(lot):
+                return False
+            now = self.env.now
+            coming = [
+                other.expected - now
+                for other in self.lots
+                if other.heading is not None
+                and batches.family[other.heading] == family(lot)
+                and other.sent < now < other.expected
+            ]
+            if not coming:
+                return False
+            cost = f32(len(queue)) * f32(min(coming))
+            gain = f32(view.work(lot)) / f32(len(self.tools[group])) - f32(min(coming))
+            return bool(cost < f32(self.patience) * gain)
+
+        able = [lot for lot in queue if enough(lot) and not awaits(lot)]
         if not able:
             return []
         leader = min(able, key=lambda lot: (first(lot), *own(lot)))
@@ -371,6 +393,12 @@ class Fab:
         busy = fab.breakdowns is not None and bool(fab.breakdowns.by_busy_time[tool.group])
         busy = busy and bool(fab.breakdowns.fails[tool.group])
         ops = [lot.op for lot in batch]
+        for lot in batch:
+            following, _, leaves = self._after(lot)
+            lot.heading = None if leaves else following
+            lot.sent, lot.expected = start, start + setup + int(fab.work[leader.op])
+            if fab.transport is not None:
+                lot.expected += int(fab.transport[lot.op])
         for state, work in (
             ("setup", setup),
             ("processing", int(leader.times[leader.op, leader.returns])),

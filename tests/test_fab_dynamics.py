@@ -53,6 +53,7 @@ class Choice(NamedTuple):
     weight: jax.Array
     key: jax.Array
     at_least: jax.Array
+    patience: jax.Array
 
 
 def choices(index: int) -> tuple[Choice, list[list[str]]]:
@@ -68,8 +69,9 @@ def choices(index: int) -> tuple[Choice, list[list[str]]]:
         for s, w, k in zip(setup.tolist(), weight.tolist(), keys, strict=True)
     ]
     at_least = rng.choice(np.float32([0, 0.125, 0.5, 0.625]), FABS)
+    patience = rng.choice(np.float32([0, 1, 4]), FABS)
     numbers = [names.index(key) for key in keys]
-    return Choice(*map(jnp.asarray, (setup, weight, numbers, at_least))), named
+    return Choice(*map(jnp.asarray, (setup, weight, numbers, at_least, patience))), named
 
 
 def rule_of(choice: Choice, index: int) -> rules.Rule:
@@ -89,7 +91,7 @@ def rule_of(choice: Choice, index: int) -> rules.Rule:
         lambda queue: -queue.weight * choice.weight,
         chosen,
         # Which family goes first is fixed in a program, so structures take turns.
-        batching=rules.Batching(complete_first=index % 2 == 0, at_least=choice.at_least),
+        batching=rules.Batching(index % 2 == 0, choice.at_least, choice.patience),
     )
 
 
@@ -254,6 +256,7 @@ def model(done: Run, fab: int, index: int) -> fab_simpy.Fab:
         complete_first=index % 2 == 0,
         at_least=float(done.choice.at_least[fab]),
         end=END,
+        patience=float(done.choice.patience[fab]),
     )
     made.run()
     return made
@@ -302,9 +305,10 @@ def check_figures(state: Any, fab: int, other: fab_simpy.Fab) -> None:
                 assert slack == 0, (name, group)
 
 
-@pytest.mark.parametrize("index", [2, 8, 10])
-def test_one_dispatch_at_a_time_is_the_same(index: int) -> None:
-    """Letting many groups dispatch in one step changes nothing, and takes fewer steps."""
+@pytest.mark.parametrize(("index", "part"), [(2, 0.8), (3, 0.8), (8, 0.8), (10, 0.8), (11, 0.9)])
+def test_one_dispatch_at_a_time_is_the_same(index: int, part: float) -> None:
+    """Letting many groups dispatch in one step changes nothing, and takes a part of the steps; a
+    larger one where groups with batches look ahead."""
     many, one = run(index), run(index, one_at_a_time=True)
     for fab in range(FABS):
         assert dispatches(many.moves, fab) == dispatches(one.moves, fab)
@@ -313,7 +317,7 @@ def test_one_dispatch_at_a_time_is_the_same(index: int) -> None:
     ):
         np.testing.assert_array_equal(x, y)
     steps = [int(r.moves.moved.any(-1).sum()) for r in (many, one)]
-    assert steps[0] < 0.8 * steps[1]
+    assert steps[0] < part * steps[1]
 
 
 def test_vmapped_fabs_do_what_they_do_alone() -> None:

@@ -376,6 +376,12 @@ def test_rules_by_name() -> None:
     rule = rules.parse("setup > weight > ATCS(4.5, 0.01) @ 0.625")
     assert rule.keys[:2] == (rules.setup, rules.weight)
     assert rule.batching == rules.Batching(complete_first=False, at_least=0.625)
+    rule = rules.parse("EDD @ 0.5 wait 2")
+    assert rule.batching == rules.Batching(complete_first=False, at_least=0.5, patience=2)
+    assert rules.parse("EDD wait 2").batching == rules.Batching(patience=2)
+    ahead = [rules.parse(name).looks_ahead for name in ("EDD @ 0.5", "EDD wait 0", "EDD wait 0.1")]
+    assert ahead == [False, False, True]
+    assert rules.ranking("setup > EDD @ 0.5 wait 2") == "setup > EDD"
     assert rules.parse("fifo").keys == (rules.fifo,)
     assert rules.parse("PT+WINQ").looks_elsewhere
     for wrong, words in {
@@ -383,6 +389,8 @@ def test_rules_by_name() -> None:
         "ATC(x)": ("takes the numbers (k)",),
         "FIFO(1)": ("takes no parameters",),
         "EDD @ 2": ("from 0 to 1",),
+        "EDD wait -1": ("from 0 on",),
+        "EDD wait long": ("from 0 on",),
         "FSMCT": ("takes the numbers (interval, factor)",),
     }.items():
         with pytest.raises(rules.RuleError) as refused:

@@ -50,10 +50,10 @@ STRUCTURES = [
     Structure("transport setups batches", "spread", 4, 2, "deterministic", "setup > weight > FIFO"),
     Structure("calendar service pieces", "list", 3, 3, "uniform", "random"),
     Structure("setups calendar busy", "conwip", 5, 1, "lognormal deterministic", "ATC(2)"),
-    Structure("batches service shifts", "renewal", 2, 2, "deterministic", "MOD @ 0.625"),
+    Structure("batches service shifts", "renewal", 2, 2, "deterministic", "MOD @ 0.625 wait 2"),
     Structure("transport shifts rework sampling", "renewal", 4, 3, "lognormal", "CR"),
-    Structure("batches transport", "conwip", 3, 3, "deterministic uniform", "LIFO > SPT @ 0.5"),
-    Structure(ALL, "spread", 6, 2, EVERY, "setup > weight > EDD @ 0.5"),
+    Structure("batches transport", "conwip", 3, 3, "deterministic uniform", "LIFO > SPT wait 3"),
+    Structure(ALL, "spread", 6, 2, EVERY, "setup > weight > EDD @ 0.5 wait 1"),
     Structure(ALL, "renewal", 3, 2, "deterministic exponential", "PT+WINQ"),
     Structure(ALL, "list", 4, 1, EVERY, "evolved20(10)"),
 ]
@@ -247,7 +247,7 @@ def simulate(
 
 def model(fabs: instance.Instance, fab: int, rule: str, seed: int = 0) -> fab_simpy.Fab:
     """The same fab in SimPy, run beyond the horizon."""
-    names = [word.strip() for word in rule.partition("@")[0].split(">")]
+    names = [word.strip() for word in rules.ranking(rule).split(">")]
     batching = rules.parse(rule).batching
     made = fab_simpy.Fab(
         jax.tree.map(lambda x: x[fab], fabs),
@@ -256,6 +256,7 @@ def model(fabs: instance.Instance, fab: int, rule: str, seed: int = 0) -> fab_si
         complete_first=batching.complete_first,
         at_least=float(batching.at_least),
         end=END,
+        patience=float(batching.patience),
     )
     made.env.run(until=END + TAIL)
     return made

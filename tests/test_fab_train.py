@@ -302,7 +302,7 @@ def test_a_run_begins_with_the_policy_of_another(folder: Path) -> None:
         state = jax.jit(learner.init)(jax.random.key(5))
         np.testing.assert_array_equal(jax.jit(learner.act)(state.params, seen), chosen)
     for wrong, message in (
-        ({"rule": "FIFO"}, "adds to the rule 'SPT', but rule is 'FIFO'"),
+        ({"rule": "FIFO"}, "adds to the rule 'SPT', but rule is 'FIFO', which ranks otherwise"),
         ({"hidden": 5}, r"weights actor_0 have the shape \(\d+, 4\), but here it is \(\d+, 5\)"),
         ({"actors": "embedded"}, "weights .* hidden and actors must be as there"),
         ({"start": "nowhere"}, "nowhere holds no run"),

@@ -9,7 +9,8 @@ that, is known before it starts, because draws belong to entities. So ``max(read
 processing + transport`` bounds from below when it arrives at its next group, and with the
 processing time there added, when it can arrive at any other. A group that dispatches before any lot
 can come to it in one move, or anywhere in two, sees all that it would ever see: all such groups go
-at once. A rule that looks into other groups' queues needs them one at a time: ``one_at_a_time``.
+at once. A rule that looks into other groups' queues needs them one at a time: ``one_at_a_time``;
+one that waits for lots on their way to a batch lets groups with batches go when none could before.
 
 What happens at the same tick happens in this order:
 
@@ -64,6 +65,8 @@ class Lots(NamedTuple):
         ready for.
       following: the one after that.
       ready: tick from which it waits, or leaves.
+      sent: tick at which the operation before began, its setup included, or of the release.
+      expected: when it would be `ready` if that took its mean time and no tool broke down.
       release, due: ticks.
       weight: int32.
       factor: its flow factor, float32: due = release + factor * work of the route.
@@ -79,6 +82,8 @@ class Lots(NamedTuple):
     luck: Optional
     following: Visit
     ready: jax.Array
+    sent: Optional
+    expected: Optional
     release: jax.Array
     due: jax.Array
     weight: jax.Array
@@ -205,7 +210,8 @@ def step(
       state: where it is.
       one_at_a_time: only the first group that can.
     """
-    state, queue = advance(instance, state, one_at_a_time or rule.looks_elsewhere)
+    one_at_a_time = one_at_a_time or rule.looks_elsewhere
+    state, queue = advance(instance, state, one_at_a_time, rule.looks_ahead)
     leader, keys = rule(queue)
     return dispatch(instance, state, queue, leader, keys)
 
@@ -229,8 +235,16 @@ def dispatch_times(instance: Instance, state: State) -> jax.Array:
     return times
 
 
-def advance(instance: Instance, state: State, one_at_a_time: bool) -> tuple[State, Queue]:
+def advance(
+    instance: Instance, state: State, one_at_a_time: bool, looks_ahead: bool = False
+) -> tuple[State, Queue]:
     """Exits, releases and the downtimes of idle tools, up to the next dispatches.
+
+    Args:
+      instance, state: the fab.
+      one_at_a_time: only the first group dispatches.
+      looks_ahead: groups with batches dispatch when no other one could before them, so that all
+        lots are known that are on their way by then.
 
     Returns:
       The state, and what the groups that now dispatch see.
@@ -254,6 +268,10 @@ def advance(instance: Instance, state: State, one_at_a_time: bool) -> tuple[Stat
     active = times < bound
     if one_at_a_time:
         active = active & (jnp.arange(groups) == jnp.argmin(times))
+    if looks_ahead and instance.batches is not None:
+        batched = (instance.batches.family[lots.op] > 0).astype(jnp.int32)
+        later = times > times.min()
+        active = active & ~(later & (per_group(instance, lots, batched, "add", 0) > 0))
     due = _next_down(instance, state.tools)
     if due is not None:
         pending = due <= times[:, None]
@@ -346,6 +364,7 @@ def dispatch(
 
     start = queue.times
     ready = start + setup
+    expected = ready + instance.work[op]
     end = ready + lots.processing[row]
     figures = state.figures
     down = (jnp.zeros(groups, jnp.int32), jnp.zeros(groups, jnp.int32))
@@ -378,7 +397,7 @@ def dispatch(
         down=figures.down.add(down[0] + down[1]),
         moves=figures.moves + jnp.where(counted, sizes, 0),
     )
-    sent = queue.of_group(end, 0)
+    starting, sent = queue.of_group(start, 0), queue.of_group(end, 0)
     record = Moves(
         moved=members,
         leader=members & (jnp.arange(slots) == queue.of_group(row, slots)),
@@ -386,12 +405,12 @@ def dispatch(
         op=lots.op,
         group=lots.group,
         tool=queue.of_group(tool, 0),
-        start=queue.of_group(start, 0),
+        start=starting,
         setup=queue.of_group(setup, 0),
         end=sent,
     )
     state = state._replace(
-        lots=_onward(instance, lots, members, sent),
+        lots=_onward(instance, lots, members, starting, queue.of_group(expected, 0), sent),
         tools=tools,
         asked=jnp.where(queue.active, start, state.asked),
         waits=None if state.waits is None else jnp.where(queue.active, ~starts, state.waits),
@@ -424,6 +443,8 @@ def _empty(instance: Instance) -> Lots:
         **visit._asdict(),
         following=visit,
         ready=zeros,
+        sent=None if instance.batches is None else zeros,
+        expected=None if instance.batches is None else zeros,
         release=zeros,
         due=zeros,
         weight=zeros,
@@ -482,6 +503,8 @@ def _release(
         **visit._asdict(),
         following=_after(instance, key, visit),
         ready=at,
+        sent=None if instance.batches is None else at,
+        expected=None if instance.batches is None else at,
         release=at,
         due=at + jnp.round(factor * work).astype(jnp.int32),
         weight=weight,
@@ -623,15 +646,26 @@ def _members(
     ]
 
 
-def _onward(instance: Instance, lots: Lots, moved: jax.Array, end: jax.Array) -> Lots:
+def _onward(
+    instance: Instance,
+    lots: Lots,
+    moved: jax.Array,
+    start: jax.Array,
+    expected: jax.Array,
+    end: jax.Array,
+) -> Lots:
     """Lots that `moved` go to what follows, where they are ready after their operations `end`."""
     following = lots.following
-    ready = end
+    carried: Any = 0
     if instance.transport is not None:
-        carried = following.group < instance.num_groups
-        ready = end + jnp.where(carried, instance.transport[lots.op], 0)
+        stays = following.group < instance.num_groups
+        carried = jnp.where(stays, instance.transport[lots.op], 0)
     onward = lots._replace(
-        **following._asdict(), following=_after(instance, lots.key, following), ready=ready
+        **following._asdict(),
+        following=_after(instance, lots.key, following),
+        ready=end + carried,
+        sent=None if lots.sent is None else start,
+        expected=None if lots.expected is None else expected + carried,
     )
     return jax.tree.map(lambda new, old: jnp.where(moved, new, old), onward, lots)
 

@@ -328,7 +328,8 @@ class FabEnv(Environment[EnvState, EnvParams]):
             leader = _follow(queue, chosen, self.rule.startable(queue), first, self.may_wait)
             fab, _ = dynamics.dispatch(instance, fab, queue, leader, keys)
             before = fab.lots
-            fab, queue = dynamics.advance(instance, fab, self.one_at_a_time)
+            ahead = self.rule.looks_ahead
+            fab, queue = dynamics.advance(instance, fab, self.one_at_a_time, ahead)
             gained = _gains(params, before, start, _tick(params, fab.lots, queue.times))
             gains = gains + jnp.where(before.number == number, gained, 0.0)
             nobody = jnp.full_like(chosen, -1)

@@ -76,6 +76,34 @@ class Queue:
         least = jnp.maximum(wanted, batches.minimum[self.lots.op].astype(jnp.float32))
         return self.waiting & ((self.family == 0) | (self.batchable >= least))
 
+    def awaits(self, patience: Any) -> jax.Array:
+        """``[N]`` bool: the lots whose batch had better wait for the next lot that could join it.
+
+        That is where what it costs all who wait at the group, until that lot is expected, is less
+        than what the lot gains by not waiting for the next tool, after Glassey and Weng 1991 and
+        Fowler, Hogg and Phillips 1992. Another idle tool could take it at once. When a lot arrives
+        is judged by mean times: one that should be there by now is not waited for, and the next
+        tool is a batch's time over the number of tools away.
+
+        Args:
+          patience: how many times as large the cost may be as the gain.
+        """
+        instance, lots, batches = self.instance, self.lots, self.instance.batches
+        if batches is None:
+            return jnp.zeros_like(self.waiting)
+        # What begins at this very tick may come before or after in the order of groups.
+        known = (lots.ready > self.now) & (lots.sent < self.now) & (lots.expected > self.now)
+        known = known & (lots.group < instance.num_groups)
+        none = jnp.full(batches.families, NEVER, jnp.int32)
+        soonest = none.at[self.family].min(jnp.where(known, lots.expected, NEVER))[self.family]
+        until = soonest - self.now
+        tools = self.of_group(instance.tools.sum(1), 1).astype(jnp.float32)
+        cost = self.total(jnp.ones_like(until)).astype(jnp.float32) * until.astype(jnp.float32)
+        gain = self.work.astype(jnp.float32) / tools - until.astype(jnp.float32)
+        last = self.of_group(self.idle.sum(1), 0) == 1
+        room = (self.family > 0) & (self.batchable < batches.maximum[lots.op])
+        return room & last & (soonest < NEVER) & (cost < patience * gain)
+
     def of_group(self, values: jax.Array, leaving: Any) -> jax.Array:
         """``[N, ...]``: of `values` ``[G, ...]`` that of each lot's group, or `leaving`."""
         last = jnp.full((1, *values.shape[1:]), leaving, values.dtype)

@@ -36,10 +36,13 @@ class Batching:
         family of the lot that ranks first.
       at_least: the part of a full batch below which a family waits for more lots; what the
         instance demands holds anyway.
+      patience: how long a batch that is not full waits for a lot that is on its way, see
+        `Queue.awaits`; 0 for not at all.
     """
 
     complete_first: bool = True
     at_least: Any = 0.0
+    patience: Any = 0.0
 
 
 MOST_COMPLETE = Batching()
@@ -56,6 +59,8 @@ class Rule:
     def __init__(self, *keys: Key, batching: Batching = MOST_COMPLETE) -> None:
         self.keys, self.batching = keys, batching
         self.looks_elsewhere = any(getattr(key, "looks_elsewhere", False) for key in keys)
+        patience = batching.patience
+        self.looks_ahead = not (isinstance(patience, int | float) and patience == 0)
 
     def rank(self, queue: Queue) -> tuple[jax.Array, ...]:
         """The keys ``[N]`` of each lot."""
@@ -64,7 +69,8 @@ class Rule:
 
     def startable(self, queue: Queue) -> jax.Array:
         """``[N]`` bool: the lots that may start as far as batches are concerned."""
-        return queue.startable(self.batching.at_least)
+        able = queue.startable(self.batching.at_least)
+        return able & ~queue.awaits(self.batching.patience) if self.looks_ahead else able
 
     def __call__(self, queue: Queue) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """The lot that each group starts ``[G]``, N where it waits, and the keys of all."""
@@ -409,12 +415,14 @@ def parse(name: str) -> Rule:
 
     ``EDD``; ``ATCS(4.5, 0.01)``, with parameters; ``setup > weight > FIFO``, keys in the order in
     which they decide. At operations that take batches the most complete family goes first;
-    ``WMOD @ 0.625`` lets the best lot's family go first, once it fills that part of a batch.
+    ``WMOD @ 0.625`` lets the best lot's family go first, once it fills that part of a batch. With
+    ``EDD wait 1`` a batch that is not full waits for a lot on its way, see `Queue.awaits`.
 
     Raises:
       RuleError: where it names no rule.
     """
-    text, at, part = name.partition("@")
+    text, wait, patience = name.partition(" wait ")
+    text, at, part = text.partition("@")
     batching = MOST_COMPLETE
     if at:
         try:
@@ -424,7 +432,21 @@ def parse(name: str) -> Rule:
         if not 0 <= at_least <= 1:
             raise RuleError(f"rule '{name}': the part of a batch must be a number from 0 to 1.")
         batching = Batching(complete_first=False, at_least=at_least)
-    return Rule(*(_key(word.strip(), name) for word in text.split(">")), batching=batching)
+    if wait:
+        try:
+            times = float(patience)
+        except ValueError:
+            times = -1.0
+        if not 0 <= times < float("inf"):
+            raise RuleError(f"rule '{name}': what follows 'wait' must be a number from 0 on.")
+        batching = dataclasses.replace(batching, patience=times)
+    words = ranking(name).split(">")
+    return Rule(*(_key(word.strip(), name) for word in words), batching=batching)
+
+
+def ranking(name: str) -> str:
+    """Of a rule's name what ranks lots, without what batches do."""
+    return name.partition(" wait ")[0].partition("@")[0].strip()
 
 
 def _key(word: str, rule: str) -> Key:
