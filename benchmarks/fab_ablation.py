@@ -22,7 +22,7 @@ FAMILY = "fab-10x300"
 WEAK_RULE = "setup > FIFO"
 # As the default, but with how full a batch is as a part of the index: the fullest one does not go
 # first whatever else, and policies choose among batches too.
-OF_BATCHES = "BATCS(300, 0.1, 2) @ 0"
+OF_BATCHES = "BATCS(300, 0.1, 2) @ 0 wait 2"
 # What every run of a learner has; then what one has besides.
 COMMON = {
     "ppo": f"train {FAMILY} --fabs 32 --num-envs 64 --num-minibatches 16 --parts 2 "

@@ -127,7 +127,7 @@ def main() -> None:
         "fab": fab,
         "fabs": asked.fabs,
         "years": asked.years,
-        "trained": record | {"env": fab},
+        "trained": record,
         "growth": {name: growth(lots) for name, lots in found.items()},
         "fullest": {name: float(lots[QUARTERS:].max()) for name, lots in found.items()},
         "lots_by_year": {

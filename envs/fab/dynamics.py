@@ -236,7 +236,7 @@ def dispatch_times(instance: Instance, state: State) -> jax.Array:
 
 
 def advance(
-    instance: Instance, state: State, one_at_a_time: bool, looks_ahead: bool = False
+    instance: Instance, state: State, one_at_a_time: bool, looks_ahead: bool
 ) -> tuple[State, Queue]:
     """Exits, releases and the downtimes of idle tools, up to the next dispatches.
 
@@ -397,7 +397,7 @@ def dispatch(
         down=figures.down.add(down[0] + down[1]),
         moves=figures.moves + jnp.where(counted, sizes, 0),
     )
-    starting, sent = queue.of_group(start, 0), queue.of_group(end, 0)
+    began, ends = queue.of_group(start, 0), queue.of_group(end, 0)
     record = Moves(
         moved=members,
         leader=members & (jnp.arange(slots) == queue.of_group(row, slots)),
@@ -405,12 +405,12 @@ def dispatch(
         op=lots.op,
         group=lots.group,
         tool=queue.of_group(tool, 0),
-        start=starting,
+        start=began,
         setup=queue.of_group(setup, 0),
-        end=sent,
+        end=ends,
     )
     state = state._replace(
-        lots=_onward(instance, lots, members, starting, queue.of_group(expected, 0), sent),
+        lots=_onward(instance, lots, members, began, queue.of_group(expected, 0), ends),
         tools=tools,
         asked=jnp.where(queue.active, start, state.asked),
         waits=None if state.waits is None else jnp.where(queue.active, ~starts, state.waits),

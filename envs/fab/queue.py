@@ -96,10 +96,10 @@ class Queue:
         known = known & (lots.group < instance.num_groups)
         none = jnp.full(batches.families, NEVER, jnp.int32)
         soonest = none.at[self.family].min(jnp.where(known, lots.expected, NEVER))[self.family]
-        until = soonest - self.now
+        until = (soonest - self.now).astype(jnp.float32)
         tools = self.of_group(instance.tools.sum(1), 1).astype(jnp.float32)
-        cost = self.total(jnp.ones_like(until)).astype(jnp.float32) * until.astype(jnp.float32)
-        gain = self.work.astype(jnp.float32) / tools - until.astype(jnp.float32)
+        cost = self.queued.astype(jnp.float32) * until
+        gain = self.work.astype(jnp.float32) / tools - until
         last = self.of_group(self.idle.sum(1), 0) == 1
         room = (self.family > 0) & (self.batchable < batches.maximum[lots.op])
         return room & last & (soonest < NEVER) & (cost < patience * gain)
@@ -117,8 +117,13 @@ class Queue:
 
     def mean(self, values: jax.Array) -> jax.Array:
         """``[N]`` float32: the mean of `values` over the lots that wait at the same group."""
-        count = jnp.maximum(self.total(jnp.ones_like(self.arrival)), 1)
+        count = jnp.maximum(self.queued, 1)
         return self.total(values).astype(jnp.float32) / count.astype(jnp.float32)
+
+    @cached_property
+    def queued(self) -> jax.Array:
+        """``[N]``: how many lots wait at the same group."""
+        return self.total(jnp.ones_like(self.arrival))
 
     # Columns [N] to rank by.
 

@@ -233,11 +233,12 @@ def atcs(k1: Any = 2.0, k2: Any = 0.1) -> Key:
       k2: mean setups over which preference falls by a factor e.
     """
 
-    def atcs_key(queue: Queue) -> jax.Array:
-        share = _ratio(queue.setup, k2 * queue.mean(queue.setup))
-        return _atc(queue, k1) + jnp.where(queue.setup > 0, share, 0.0)
+    return lambda queue: _atcs(queue, k1, k2)
 
-    return atcs_key
+
+def _atcs(queue: Queue, k1: Any, k2: Any) -> jax.Array:
+    share = _ratio(queue.setup, k2 * queue.mean(queue.setup))
+    return _atc(queue, k1) + jnp.where(queue.setup > 0, share, 0.0)
 
 
 def batcs(k1: Any = 2.0, k2: Any = 0.1, power: Any = 1.0) -> Key:
@@ -249,14 +250,7 @@ def batcs(k1: Any = 2.0, k2: Any = 0.1, power: Any = 1.0) -> Key:
       k1, k2: as `atcs`'s.
       power: of the part of a full batch that waits, by which the index of `atcs` is multiplied.
     """
-    of_lots = atcs(k1, k2)
-
-    def batcs_key(queue: Queue) -> jax.Array:
-        key = of_lots(queue)
-        assert key is not None
-        return key - power * jnp.log(queue.fullness)
-
-    return batcs_key
+    return lambda queue: _atcs(queue, k1, k2) - power * jnp.log(queue.fullness)
 
 
 def fbfs(queue: Queue) -> jax.Array:
@@ -421,32 +415,39 @@ def parse(name: str) -> Rule:
     Raises:
       RuleError: where it names no rule.
     """
-    text, wait, patience = name.partition(" wait ")
-    text, at, part = text.partition("@")
+    words, part, patience = _parts(name)
     batching = MOST_COMPLETE
-    if at:
-        try:
-            at_least = float(part)
-        except ValueError:
-            at_least = -1.0
+    if part is not None:
+        at_least = _number(part)
         if not 0 <= at_least <= 1:
             raise RuleError(f"rule '{name}': the part of a batch must be a number from 0 to 1.")
         batching = Batching(complete_first=False, at_least=at_least)
-    if wait:
-        try:
-            times = float(patience)
-        except ValueError:
-            times = -1.0
+    if patience is not None:
+        times = _number(patience)
         if not 0 <= times < float("inf"):
             raise RuleError(f"rule '{name}': what follows 'wait' must be a number from 0 on.")
         batching = dataclasses.replace(batching, patience=times)
-    words = ranking(name).split(">")
-    return Rule(*(_key(word.strip(), name) for word in words), batching=batching)
+    return Rule(*(_key(word.strip(), name) for word in words.split(">")), batching=batching)
 
 
 def ranking(name: str) -> str:
     """Of a rule's name what ranks lots, without what batches do."""
-    return name.partition(" wait ")[0].partition("@")[0].strip()
+    return _parts(name)[0]
+
+
+def _parts(name: str) -> tuple[str, str | None, str | None]:
+    """Of a rule's name the keys, what follows @, and what follows ``wait``."""
+    text, wait, patience = name.partition(" wait ")
+    keys, at, part = text.partition("@")
+    return keys.strip(), part if at else None, patience if wait else None
+
+
+def _number(text: str) -> float:
+    """NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def _key(word: str, rule: str) -> Key:
