@@ -6,7 +6,8 @@ did. No gradient passes through the play, so that it may be as long as what is a
 policy that is cheap is all that it needs.
 
 Environments go on from update to update where the first mutant of their pair has left them (as in
-Vicol et al. 2021), so that none begins anew each time.
+Vicol et al. 2021), so that none begins anew each time. Where there are more of them than an update
+plays, they take turns.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,9 @@ class Config:
     """Configuration of evolution strategies, whatever the policy."""
 
     total_steps: int = setting(20_000, "plays of environments per seed", low=1)
-    num_envs: int = setting(32, "environments, each played by one pair of mutants", low=1)
+    num_envs: int = setting(
+        32, "environments of an update, each played by one pair of mutants", low=1
+    )
     noise: float = setting(0.1, "standard deviation of a mutant's weights", above=0)
     differences: str = setting(
         "relative",
@@ -46,7 +49,7 @@ class Config:
 
 
 class State(NamedTuple):
-    """Everything that a run is; `env` are the environments ``[N]``."""
+    """Everything that a run is; `env` are the environments ``[E]``, whose turn is next first."""
 
     params: Params
     optimizer: optax.OptState
@@ -55,31 +58,39 @@ class State(NamedTuple):
     steps: Counter
 
 
-def make(pi: Policy, start: Callable[[jax.Array], PyTree], play: Play, config: Config) -> Learner:
+def make(
+    pi: Policy,
+    start: Callable[[jax.Array, jax.Array], PyTree],
+    play: Play,
+    config: Config,
+    turns: int = 1,
+) -> Learner:
     """Evolution strategies as a learner.
 
     Args:
       pi: the policy whose weights they are.
-      start: ``start(key) -> environment``.
+      start: ``start(key, number) -> environment``, of those numbered from 0 on.
       play: what one mutant does in one environment, with the environment's own draws.
       config: of the learner.
+      turns: how many times as many environments there are as an update plays.
 
     Raises:
       InputError: on a configuration that cannot work.
     """
     check(config)
     optimizer = optimizers.adam(config.adam_eps, None)
-    steps_per_update = 2 * config.num_envs
+    n = config.num_envs
+    steps_per_update = 2 * n
     total_steps = -(-config.total_steps // steps_per_update) * steps_per_update
 
     def init(key: jax.Array) -> State:
         key, env_key, network_key = jax.random.split(key, 3)
         params = pi.init(network_key)
-        env_keys = jax.random.split(shards.own(env_key), config.num_envs)
+        env_keys = jax.random.split(shards.own(env_key), turns * n)
         return State(
             params=params,
             optimizer=optimizer.init(params.network),
-            env=jax.vmap(start)(env_keys),
+            env=jax.vmap(start)(env_keys, shards.numbers(len(env_keys))),
             key=shards.own(key),
             steps=Counter.zero(),
         )
@@ -87,15 +98,16 @@ def make(pi: Policy, start: Callable[[jax.Array], PyTree], play: Play, config: C
     def update(state: State) -> tuple[State, metrics.Metrics]:
         key, noise_key = jax.random.split(state.key)
         network = state.params.network
-        noise = _normal(noise_key, network, config.num_envs)
+        noise = _normal(noise_key, network, n)
         plus, minus = (
             jax.tree.map(lambda w, e, sign=sign: w[None] + sign * config.noise * e, network, noise)
             for sign in (1, -1)
         )
         both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), plus, minus)
-        twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), state.env)
-        env, returns = jax.vmap(play)(both, twice)
-        first, second = returns[: config.num_envs], returns[config.num_envs :]
+        twice = jax.tree.map(lambda x: jnp.concatenate([x[:n], x[:n]]), state.env)
+        played, returns = jax.vmap(play)(both, twice)
+        env = jax.tree.map(lambda x, y: jnp.concatenate([x[n:], y[:n]]), state.env, played)
+        first, second = returns[:n], returns[n:]
         better = advantage(first, second) if config.differences == "relative" else first - second
         gradient, spread = gradient_of(noise, better)
         direction, optimizer_state = optimizer.update(gradient, state.optimizer, network)
@@ -105,7 +117,7 @@ def make(pi: Policy, start: Callable[[jax.Array], PyTree], play: Play, config: C
         return State(
             params=state.params._replace(network=network),
             optimizer=optimizer_state,
-            env=jax.tree.map(lambda x: x[: config.num_envs], env),
+            env=env,
             key=key,
             steps=state.steps.add(steps_per_update),
         ), {

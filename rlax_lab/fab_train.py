@@ -163,8 +163,12 @@ def task(
     else:
         params = jax.tree.map(lambda x: x[0], params)
 
+    # Of evolution, so that it plays all fabs.
+    turns = -(-config.fabs // config.num_envs)
+
     def make(config: Any) -> Learner:
-        learner = _evolution(fab, all_fabs, config) if evolves else mappo.make(env, config, params)
+        evolved = functools.partial(_evolution, fab, all_fabs, turns=turns)
+        learner = evolved(config) if evolves else mappo.make(env, config, params)
         return learner if config.start is None else _begun(learner, config)
 
     def assess(weights: Any) -> jax.Array:
@@ -178,8 +182,13 @@ def task(
     return runs.Task(algo, instance, env, params, best, config, learner, assess)
 
 
-def _evolution(env: Any, params: Any, config: Evolution) -> Learner:
+def _evolution(env: Any, params: Any, config: Evolution, turns: int) -> Learner:
     """Evolution strategies on fabs ``[K]``: plays are of `config.days`, each of one of them.
+
+    Args:
+      env, params: of the fabs.
+      config: of the learner.
+      turns: see `evolution.make`.
 
     Raises:
       InputError: on a configuration that cannot work.
@@ -190,15 +199,17 @@ def _evolution(env: Any, params: Any, config: Evolution) -> Learner:
     pi = fab_policy.make(env, one, config)
     figures, longest = ours("fab.figures"), ours("fab.instance").LONGEST_RUN
 
-    def start(key: jax.Array) -> Any:
-        which, key = jax.random.split(key)
-        number = jax.random.randint(which, (), 0, len(params.horizon))
-        own = jax.tree.map(lambda x: x[number], params)
-        fab = env.warm(key, own)
-        return own, fab, fab
+    def at(which: jax.Array) -> Any:
+        return jax.tree.map(lambda x: x[which], params)
+
+    def start(key: jax.Array, number: jax.Array) -> Any:
+        which = number % len(params.horizon)
+        fab = env.warm(key, at(which))
+        return which, fab, fab
 
     def play(network: Any, place: Any) -> tuple[Any, jax.Array]:
-        own, fab, origin = place
+        which, fab, origin = place
+        own = at(which)
         act = functools.partial(pi.act, Params(network, None))
         began = fab._replace(figures=figures.Figures.zeros(own.instance))
         ended, gained = _play(own, began, _deciding(env, own, act), config.settle, config.days)
@@ -206,9 +217,9 @@ def _evolution(env: Any, params: Any, config: Evolution) -> Learner:
         # where it began.
         spent = ended.late | (ended.window.end > longest - _ticks(own, config.days))
         onward = jax.tree.map(lambda x, y: jnp.where(spent, x, y), origin, ended)
-        return (own, onward, origin), gained
+        return (which, onward, origin), gained
 
-    return evolution.make(pi, start, play, config)
+    return evolution.make(pi, start, play, config, turns)
 
 
 def _begun(learner: Learner, config: Any) -> Learner:

@@ -69,6 +69,13 @@ def own(key: jax.Array) -> jax.Array:
     return jax.random.fold_in(key, jax.lax.axis_index(names)) if names else key
 
 
+def numbers(count: int) -> jax.Array:
+    """``[count]`` int32: which of all parts' rows, as many in each, this part's are, from 0 on."""
+    names = _parted()
+    before = count * jax.lax.axis_index(names) if names else 0
+    return before + jnp.arange(count)
+
+
 def _parted() -> tuple[str, ...]:
     """Over which axes the program around this is mapped."""
 

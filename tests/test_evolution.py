@@ -23,13 +23,16 @@ def policy() -> Policy:
     return Policy(init, *[nothing] * 6)
 
 
-def learner(config: evolution.Config) -> Learner:
+def learner(config: evolution.Config, turns: int = 1) -> Learner:
     """Environments are numbers, drawn at the start, that every play adds 1 to."""
+
+    def start(key: jax.Array, number: jax.Array) -> jax.Array:
+        return 1000.0 * number + jax.random.uniform(key)
 
     def play(network: Any, env: jax.Array) -> tuple[jax.Array, jax.Array]:
         return env + 1.0, common(env) - jnp.sum((network["w"] - BEST) ** 2)
 
-    return evolution.make(policy(), jax.random.uniform, play, config)
+    return evolution.make(policy(), start, play, config, turns)
 
 
 def common(env: Any) -> Any:
@@ -48,8 +51,32 @@ def test_it_finds_the_best_weights() -> None:
     np.testing.assert_allclose(state.params.network["w"], BEST, atol=0.05)
     assert int(state.steps) == alone.total_steps == 12_800
     np.testing.assert_allclose(state.env, start + alone.num_updates, rtol=1e-5)
-    assert np.ptp(start) > 0.3
+    assert np.ptp(start % 1000) > 0.3
     np.testing.assert_array_equal(sums["episodes"], 32)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_environments_take_turns(parts: int) -> None:
+    """An update plays those that waited longest; all parts' have numbers of their own."""
+    config = evolution.Config(total_steps=1, num_envs=4)
+    parted = shards.spread(lambda config: learner(config, turns=3), config, parts)
+    state = jax.jit(parted.init)(jax.random.key(0))
+    number = lambda env: np.floor(np.asarray(env) / 1000).astype(int)  # noqa: E731
+    first = number(state.env).reshape(parts, -1)
+    np.testing.assert_array_equal(first.ravel(), np.arange(12))
+    plays = np.zeros((parts, 12 // parts))
+    n = 4 // parts
+    for update in range(5):
+        before = np.asarray(state.env).reshape(parts, -1)
+        state, sums = jax.jit(parted.update)(state)
+        after = np.asarray(state.env).reshape(parts, -1)
+        np.testing.assert_array_equal(after[:, :-n], before[:, n:])
+        np.testing.assert_allclose(after[:, -n:], before[:, :n] + 1)
+        at = (n * update + np.arange(n)) % (12 // parts)
+        np.testing.assert_array_equal(number(after[:, -n:]), first[:, at])
+        plays[:, at] += 1
+    assert (plays.min(), plays.max()) == (1, 2)
+    assert float(sums["episodes"]) == 8
 
 
 @pytest.mark.parametrize("pairs", [1, 7, 32])

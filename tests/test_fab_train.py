@@ -179,6 +179,20 @@ def test_a_play_is_a_stretch_of_the_fab() -> None:
         np.testing.assert_array_equal(x, y)
 
 
+def test_all_fabs_are_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In turns where they are more than an update's environments, each part's its own."""
+    monkeypatch.setattr(fab_train, "_measure", lambda *_: None)
+    config = fab_train.Evolution(fabs=5, num_envs=2)
+    spread = fab_train.task("fab-10x300", config, threshold=0.0, parts=2).learner
+    assert jax.eval_shape(spread.init, jax.random.key(0)).env[0].shape == (2, 3)
+    config = fab_train.Evolution(rule="SPT", num_envs=2, warmup=0.01)
+    plan = fab_cli.load_fab("tiny.toml")
+    three = fab_train._stack([fab_train._params(plan, config)] * 3)
+    fab = fab_train.environment(plan, config)
+    state = jax.jit(fab_train._evolution(fab, three, config, turns=2).init)(jax.random.key(0))
+    np.testing.assert_array_equal(state.env[0], [0, 1, 2, 0])
+
+
 def test_among_rules(whole: Path, folder: Path) -> None:
     """`fab compare` has it beside rules on the same random numbers."""
     words = ["fab", "compare", "tiny.toml", "--rules", "FIFO", "--policy", str(whole)]
