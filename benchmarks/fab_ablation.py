@@ -20,6 +20,7 @@ from rlax_lab.checkpoint import write_json
 
 FAMILY = "fab-10x300"
 WEAK_RULE = "setup > FIFO"
+EAGER_RULE = "ATCS(300, 0.1)"  # As the default, but no batch waits.
 # As the default, but with how full a batch is as a part of the index: the fullest one does not go
 # first whatever else, and policies choose among batches too.
 OF_BATCHES = "BATCS(300, 0.1, 2) @ 0 wait 2"
@@ -40,6 +41,7 @@ VARIANTS = {
         "short traces": "--gae-lambda 0.95 --value-lambda 0.95",
         "an epsilon of 1e-5": "--adam-eps 1e-5",
         "a third of the step": "--learning-rate 1e-3",
+        "no batch waits": f"--rule '{EAGER_RULE}'",
         "from BATCS": f"--rule '{OF_BATCHES}'",
         "from first in, first out": f"--rule '{WEAK_RULE}'",
     },
@@ -49,6 +51,7 @@ VARIANTS = {
         "plain differences": "--differences plain",
         "half the noise": "--noise 0.05",
         "all of a play counts": "--settle 0",
+        "no batch waits": f"--rule '{EAGER_RULE}'",
         "from BATCS": f"--rule '{OF_BATCHES}'",
         "from first in, first out": f"--rule '{WEAK_RULE}'",
     },
@@ -72,7 +75,8 @@ def main() -> None:
             done(["fab", verb, *(["--resume"] if folder.exists() else words)], folder)
     words = ["fab", "evaluate", *runs, "--family", FAMILY, "--configs", str(asked.configs)]
     evaluation = place / f"evaluation-on-{asked.configs}"
-    done([*words, "--rules", f"{WEAK_RULE}, {OF_BATCHES}, {fab_train.RULE}"], evaluation)
+    rules = (WEAK_RULE, EAGER_RULE, OF_BATCHES, fab_train.RULE)
+    done([*words, "--rules", ", ".join(rules)], evaluation)
     found = json.loads((evaluation / "evaluation.json").read_text())
     found["command"] = shlex.join(["python", "benchmarks/fab_ablation.py", *sys.argv[1:]])
     asked.out.mkdir(parents=True, exist_ok=True)

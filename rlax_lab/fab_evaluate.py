@@ -74,7 +74,8 @@ def command(words: list[str]) -> None:
     parser = cli._Parser(
         prog="rlax-lab fab evaluate",
         description="Simulates policies and rules on many fabs of a family, with the same draws. "
-        "Stopped, it goes on where it was when started again with the same words.",
+        "Stopped, it goes on where it was when started again with the same words, and with more "
+        "--configs from there.",
     )
     parser.add_argument("policies", nargs="*", type=Path, help="folders of `fab train` runs")
     parser.add_argument("--out", type=Path, help="a folder (default: a new one under runs/)")
@@ -138,12 +139,13 @@ def _contenders(settings: Settings, policies: list[Path]) -> dict[str, Any]:
 
 
 def _prepare(folder: Path, record: dict[str, Any]) -> None:
-    """The folder, with what is asked for in ``config.json``; or one where the same was asked."""
+    """The folder, with what is asked for in ``config.json``; or one where the same was asked, be it
+    of fewer or more fabs."""
     path = folder / "config.json"
-    if path.is_file() and json.loads(path.read_text()) == record:
-        return
-    check_new(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    if {**before, "configs": record["configs"]} != record:
+        check_new(folder)
+        folder.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
 
 
@@ -162,7 +164,7 @@ def simulate(
     template: Any = None
     began, done, left = time.monotonic(), 0, settings.configs * len(contenders)
     for block in blocks:
-        paths = [parts / f"{block[0]:06}-{i:03}.npz" for i in range(len(contenders))]
+        paths = [parts / f"{block[0]:06}-{block[-1]:06}-{i:03}.npz" for i in range(len(contenders))]
         seeds = [settings.seed + i for i in block]
         if not all(path.is_file() for path in paths):
             make = ours("fab.generator").make

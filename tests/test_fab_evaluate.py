@@ -77,11 +77,21 @@ def test_figures_are_the_simulators(folder: Path, capsys: pytest.CaptureFixture[
     objective = summary["figures"]["SPT"]["objective"]["mean"]
     assert objective == pytest.approx(found["SPT/objective"].mean())
     # Stopped before its last part, it goes on to the same result.
-    (folder / "out" / "parts" / "000003-001.npz").unlink()
+    parts = folder / "out" / "parts"
+    (parts / "000003-000004-001.npz").unlink()
+    kept = parts / "000003-000004-000.npz"
+    when = kept.stat().st_mtime_ns
     assert main([*words, "--at-once", "3"]) == 0
+    assert kept.stat().st_mtime_ns == when
     again = np.load(folder / "out" / "configurations.npz")
     for key in found.files:
         np.testing.assert_array_equal(found[key], again[key])
+    # And of more or fewer fabs it does what there is not yet.
+    assert main([*words, "--at-once", "3", "--configs", "3"]) == 0
+    fewer = np.load(folder / "out" / "configurations.npz")
+    for key in found.files:
+        np.testing.assert_array_equal(found[key][:3], fewer[key])
+    assert len(list(parts.iterdir())) == 4
     assert main([*words, "--at-once", "3", "--seed", "1"]) == 2
     assert "holds other files; give another --out." in capsys.readouterr().err
 
