@@ -57,6 +57,18 @@ class Visit(NamedTuple):
     luck: Optional
 
 
+class Forecast(NamedTuple):
+    """What can be known of when lots will be ready.
+
+    Attributes:
+      sent: tick at which the operation before began, its setup included, or of the release.
+      expected: when they would be ready if that took its mean time and no tool broke down.
+    """
+
+    sent: jax.Array
+    expected: jax.Array
+
+
 class Lots(NamedTuple):
     """The lots in N slots, all ``[N]``.
 
@@ -65,8 +77,7 @@ class Lots(NamedTuple):
         ready for.
       following: the one after that.
       ready: tick from which it waits, or leaves.
-      sent: tick at which the operation before began, its setup included, or of the release.
-      expected: when it would be `ready` if that took its mean time and no tool broke down.
+      forecast: of `ready`; None where there are no batches, which alone wait for lots.
       release, due: ticks.
       weight: int32.
       factor: its flow factor, float32: due = release + factor * work of the route.
@@ -82,8 +93,7 @@ class Lots(NamedTuple):
     luck: Optional
     following: Visit
     ready: jax.Array
-    sent: Optional
-    expected: Optional
+    forecast: Optional
     release: jax.Array
     due: jax.Array
     weight: jax.Array
@@ -443,8 +453,7 @@ def _empty(instance: Instance) -> Lots:
         **visit._asdict(),
         following=visit,
         ready=zeros,
-        sent=None if instance.batches is None else zeros,
-        expected=None if instance.batches is None else zeros,
+        forecast=None if instance.batches is None else Forecast(zeros, zeros),
         release=zeros,
         due=zeros,
         weight=zeros,
@@ -503,8 +512,7 @@ def _release(
         **visit._asdict(),
         following=_after(instance, key, visit),
         ready=at,
-        sent=None if instance.batches is None else at,
-        expected=None if instance.batches is None else at,
+        forecast=None if instance.batches is None else Forecast(at, at),
         release=at,
         due=at + jnp.round(factor * work).astype(jnp.int32),
         weight=weight,
@@ -664,8 +672,7 @@ def _onward(
         **following._asdict(),
         following=_after(instance, lots.key, following),
         ready=end + carried,
-        sent=None if lots.sent is None else start,
-        expected=None if lots.expected is None else expected + carried,
+        forecast=None if lots.forecast is None else Forecast(start, expected + carried),
     )
     return jax.tree.map(lambda new, old: jnp.where(moved, new, old), onward, lots)
 

@@ -92,10 +92,11 @@ class Queue:
         if batches is None:
             return jnp.zeros_like(self.waiting)
         # What begins at this very tick may come before or after in the order of groups.
-        known = (lots.ready > self.now) & (lots.sent < self.now) & (lots.expected > self.now)
+        sent, expected = lots.forecast
+        known = (lots.ready > self.now) & (sent < self.now) & (expected > self.now)
         known = known & (lots.group < instance.num_groups)
         none = jnp.full(batches.families, NEVER, jnp.int32)
-        soonest = none.at[self.family].min(jnp.where(known, lots.expected, NEVER))[self.family]
+        soonest = none.at[self.family].min(jnp.where(known, expected, NEVER))[self.family]
         until = (soonest - self.now).astype(jnp.float32)
         tools = self.of_group(instance.tools.sum(1), 1).astype(jnp.float32)
         cost = self.queued.astype(jnp.float32) * until
