@@ -163,12 +163,14 @@ def task(
     else:
         params = jax.tree.map(lambda x: x[0], params)
 
-    # Of evolution, so that it plays all fabs.
+    # As many as it takes to play all fabs.
     turns = -(-config.fabs // config.num_envs)
 
     def make(config: Any) -> Learner:
-        evolved = functools.partial(_evolution, fab, all_fabs, turns=turns)
-        learner = evolved(config) if evolves else mappo.make(env, config, params)
+        if evolves:
+            learner = _evolution(fab, all_fabs, config, turns)
+        else:
+            learner = mappo.make(env, config, params)
         return learner if config.start is None else _begun(learner, config)
 
     def assess(weights: Any) -> jax.Array:
