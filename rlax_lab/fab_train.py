@@ -163,7 +163,7 @@ def task(
     else:
         params = jax.tree.map(lambda x: x[0], params)
 
-    # As many as it takes to play all fabs.
+    # Of evolution's environments, so that all fabs are played.
     turns = -(-config.fabs // config.num_envs)
 
     def make(config: Any) -> Learner:
