@@ -19,11 +19,15 @@ from rlax_lab import cli, fab_train
 from rlax_lab.checkpoint import write_json
 
 FAMILY = "fab-10x300"
-WEAK_RULE = "setup > FIFO"
-EAGER_RULE = "ATCS(300, 0.1)"  # As the default, but no batch waits.
-# As the default, but with how full a batch is as a part of the index: the fullest one does not go
-# first whatever else, and policies choose among batches too.
-OF_BATCHES = "BATCS(300, 0.1, 2) @ 0 wait 2"
+# What policies start from besides the default: a weak rule; the default without waiting; and one in
+# which fullness is a part of the index, so that the fullest batch does not go first whatever else
+# and policies choose among batches too.
+OTHER_RULES = {
+    "from first in, first out": "setup > FIFO",
+    "no batch waits": "ATCS(300, 0.1)",
+    "from BATCS": "BATCS(300, 0.1, 2) @ 0 wait 2",
+}
+FROM_OTHER_RULES = {name: f"--rule '{rule}'" for name, rule in OTHER_RULES.items()}
 # What every run of a learner has; then what one has besides.
 COMMON = {
     "ppo": f"train {FAMILY} --fabs 32 --num-envs 64 --num-minibatches 16 --parts 2 "
@@ -41,9 +45,7 @@ VARIANTS = {
         "short traces": "--gae-lambda 0.95 --value-lambda 0.95",
         "an epsilon of 1e-5": "--adam-eps 1e-5",
         "a third of the step": "--learning-rate 1e-3",
-        "no batch waits": f"--rule '{EAGER_RULE}'",
-        "from BATCS": f"--rule '{OF_BATCHES}'",
-        "from first in, first out": f"--rule '{WEAK_RULE}'",
+        **FROM_OTHER_RULES,
     },
     "evolution": {
         "evolution": "",
@@ -51,9 +53,7 @@ VARIANTS = {
         "plain differences": "--differences plain",
         "half the noise": "--noise 0.05",
         "all of a play counts": "--settle 0",
-        "no batch waits": f"--rule '{EAGER_RULE}'",
-        "from BATCS": f"--rule '{OF_BATCHES}'",
-        "from first in, first out": f"--rule '{WEAK_RULE}'",
+        **FROM_OTHER_RULES,
     },
 }
 
@@ -75,7 +75,7 @@ def main() -> None:
             done(["fab", verb, *(["--resume"] if folder.exists() else words)], folder)
     words = ["fab", "evaluate", *runs, "--family", FAMILY, "--configs", str(asked.configs)]
     evaluation = place / f"evaluation-on-{asked.configs}"
-    rules = (WEAK_RULE, EAGER_RULE, OF_BATCHES, fab_train.RULE)
+    rules = (*OTHER_RULES.values(), fab_train.RULE)
     done([*words, "--rules", ", ".join(rules)], evaluation)
     found = json.loads((evaluation / "evaluation.json").read_text())
     found["command"] = shlex.join(["python", "benchmarks/fab_ablation.py", *sys.argv[1:]])

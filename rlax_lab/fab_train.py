@@ -24,8 +24,7 @@ from rlax_lab.types import Learner
 PPO, EVOLUTION = "mappo", "evolution"
 VERBS = {PPO: "train", EVOLUTION: "evolve"}
 # The rule that policies start from: of those tuned on training fabs of fab-20x300 within 0.0005 of
-# the best, which minds due dates less (benchmarks/results/fab_tuned.json), but with batches that
-# wait, which is worth more than that (fab_wait.json).
+# the best (benchmarks/results/fab_tuned.json).
 RULE = "ATCS(300, 0.1) wait 2"
 # What a policy is held against while it trains, beside it.
 RULES = ("setup > FIFO", "setup > EDD", "setup > WSPT")

@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         conwip=True,
         maintained=0.3,
     )
-    ours("fab.library")  # whose list of fabs is made when it is imported, is not to have this one
+    ours("fab.library")  # Imported by now, its list of fabs never has this one.
     monkeypatch.setitem(generator.FAMILIES, "tiny", tiny)
     return tmp_path
 
