@@ -221,7 +221,11 @@ def test_the_warm_up_is_the_rules() -> None:
     start = sim.start(params.instance, jax.random.key(0)[None], window)
     alone = sim.run(params.instance, rules.parse("SPT"), start)
     for x, y in zip(jax.tree.leaves(warm), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_array_equal(_data(x), _data(y)[0])
+        x, y = _data(x), _data(y)[0]
+        if x.dtype == np.float32:  # of two programs, of which one may round less often
+            np.testing.assert_array_max_ulp(x, y, 1)
+        else:
+            np.testing.assert_array_equal(x, y)
     assert float(warm.figures.processing.as_float().sum()) > 0
     state, total, rewards = play(fab, by_the_rule)
     assert int(state.totals.tick) == int(params.horizon)
