@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlax_lab import fab_policy, provenance
+from rlax_lab import fab_policy, fab_train, provenance
 from rlax_lab.checkpoint import write_json
 from rlax_lab.cli import ours
 
@@ -24,7 +24,7 @@ FABS = ("seed-10x50", "fab-20x300", "fab-20x300-conwip")
 
 def measure(name: str, decisions: int) -> dict[str, float]:
     """Milliseconds of a decision, its median, 99th percentile and maximum."""
-    env = ours("fab.env").FabEnv(name, days=1000.0, rule="setup > WSPT")
+    env = ours("fab.env").FabEnv(name, days=1000.0, rule=fab_train.RULE)
     params = env.default_params
     pi = fab_policy.make(env, params)
     weights = pi.init(jax.random.key(0))
