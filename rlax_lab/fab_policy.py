@@ -101,9 +101,10 @@ def make(
 
     def act(params: Params, observation: PyTree, key: jax.Array | None = None) -> PyTree:
         pi = outputs(params, observation)[0]
-        return to_action(pi.mode() if key is None else pi.sample(key))
+        raw = pi.mode() if key is None else pi.sample(key)
+        return to_action(raw, observation.group.shape[-1])
 
-    def to_action(raw: jax.Array) -> jax.Array:
+    def to_action(raw: jax.Array, lots: int = lots) -> jax.Array:
         # A group without a lot to choose does not wait: it is not asked.
         return jnp.where(raw < lots, raw, -1)
 

@@ -1,5 +1,6 @@
 """`rlax-lab fab evaluate`: figures of many fabs against the simulator's own, and its statistics."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -211,3 +212,24 @@ def test_bad_input(words: list[str], says: str, capsys: pytest.CaptureFixture[st
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert says in error
+
+
+def test_fabs_that_overflow_get_more_slots() -> None:
+    """Those of a block to which more lots come than they have slots for are as with slots enough;
+    the others are as they were."""
+    generator = ours("fab.generator")
+    open_ = dataclasses.replace(generator.FAMILIES["tiny"], conwip=False)
+    plans = [generator.make(open_, seed) for seed in range(4)]
+    params, _ = fab_evaluate.stack(plans, fab_evaluate.Settings(days=4.0, warmup=1.0))
+    rule = ours("fab.rules").parse("FIFO")
+    program = fab_evaluate._program(lambda own: rule)
+    keys = jax.random.split(jax.random.key(0), 4)
+    late = jax.device_get(program(params, keys))["late"]
+    assert late.any()
+    assert not late.all()
+    more = params.replace(instance=params.instance.replace(slots=50))
+    enough = jax.device_get(program(more, keys))
+    assert not enough["late"].any()
+    found = fab_evaluate._played(program, params, keys)
+    for name, x in enough.items():
+        np.testing.assert_allclose(found[name], x, rtol=1e-5, err_msg=name)
