@@ -20,7 +20,7 @@ OTHERS = {
     *("asynchrony", "demo", "sweep"),
     *("throughput", "cold", "hotspots", "parity", "scaling"),
     *("fab4r", "fab4r_policies", "fab_latency", "fab_speed", "fab_stability"),
-    *("fab_open", "fab_often", "fab_conwip", "fab_smaller", "fab_busier", "fab_tuned"),
+    *("fab_often", "fab_conwip", "fab_smaller", "fab_busier", "fab_tuned", "fab_tuned_conwip"),
     "fab_stability_fab4r",
     *("fab_ablation", "fab_held_out", "fab_ppo", "fab_varied", "fab_wait"),
 }
