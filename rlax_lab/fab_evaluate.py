@@ -184,7 +184,9 @@ def simulate(
                 runs = [_played(program, params, own) for own in keys]
                 figures = {key: np.mean([run[key] for run in runs], axis=0) for key in runs[0]}
                 if figures.pop("late").any():
-                    raise InputError(f"under '{name}', a fab of the family overflows its slots.")
+                    raise InputError(
+                        f"under '{name}', a fab of the family overflows {_WIDER} times its slots."
+                    )
                 if not np.isfinite(figures["cycle_time"]).all():
                     raise InputError(f"under '{name}', no lot leaves some fab; give more --days.")
                 partial = path.with_suffix(".partial.npz")
