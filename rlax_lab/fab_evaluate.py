@@ -313,8 +313,11 @@ def summarize(found: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
         against = {}
         for rule in rules:
             theirs = found[rule]
+            better = mine["objective"] > theirs["objective"]
+            test = stats.binomtest(int(better.sum()), len(better))
             against[rule] = {
-                "better_objective": float(np.mean(mine["objective"] > theirs["objective"])),
+                "better_objective": float(np.mean(better)),
+                "better_ci95": list(test.proportion_ci(method="wilson")),
                 "differences": {f: _mean(mine[f] - theirs[f]) for f, *_ in FIGURES},
                 "ratios": {f: _ratio(mine[f], theirs[f]) for f, *_ in FIGURES if f != "objective"},
             }
@@ -400,7 +403,9 @@ def show(summary: dict[str, Any]) -> None:
         print(f"\n{name} against\n")
         rows = []
         for rule, each in found["against"].items():
-            row = {"": rule, "better in": f"{100 * each['better_objective']:.1f} %"}
+            low, high = (100 * x for x in each["better_ci95"])
+            share = f"{100 * each['better_objective']:.1f} ({low:.1f} to {high:.1f}) %"
+            row = {"": rule, "better in": share}
             low, high = each["differences"]["objective"]["ci95"]
             row["objective"] = f"{low:+.4f} to {high:+.4f}"
             for figure in ("cycle_time", "weighted_tardiness", "lots_per_day"):

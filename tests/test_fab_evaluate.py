@@ -176,9 +176,14 @@ def test_statistics() -> None:
     summary = fab_evaluate.summarize(found)
     assert summary["best_rule"] == "EDD"
     mine = summary["policies"]["policy run"]
-    assert mine["against"]["EDD"]["better_objective"] == np.mean(
-        found["policy run"]["objective"] > found["EDD"]["objective"]
-    )
+    for rule in ("FIFO", "EDD"):
+        better = np.mean(found["policy run"]["objective"] > found[rule]["objective"])
+        assert mine["against"][rule]["better_objective"] == better
+        # Wilson 1927: the parts from which this one is 1.96 deviations away.
+        ends = np.array(mine["against"][rule]["better_ci95"])
+        away = stats.norm.ppf(0.975) * np.sqrt(ends * (1 - ends) / size)
+        np.testing.assert_allclose(np.abs(better - ends), away, rtol=1e-9, atol=1e-12)
+        assert ends[0] <= better <= ends[1]
     difference = found["policy run"]["wip"] - found["EDD"]["wip"]
     want = stats.ttest_1samp(difference, 0.0).confidence_interval(0.95)
     np.testing.assert_allclose(mine["against"]["EDD"]["differences"]["wip"]["ci95"], want)
