@@ -1,6 +1,7 @@
 """Training of dispatching policies, and what a trained run is good for: `rlax-lab fab train` and
 `fab evolve`."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -34,10 +35,12 @@ RULES = ("setup > FIFO", "setup > EDD", "setup > WSPT")
 class Fabs:
     """What a policy is trained on."""
 
-    rule: str = setting(RULE, "the dispatching rule that the policy starts from")
-    start: str | None = setting(
+    rule: str | None = setting(
         None,
-        "folder of a run whose policy to begin with, of a rule that ranks alike; none: the rule",
+        f"the dispatching rule that the policy adds to; none: that of the run in start, or {RULE}",
+    )
+    start: str | None = setting(
+        None, "folder of a run whose policy to begin with; none: with nothing added to the rule"
     )
     days: float = setting(120.0, "simulated days of an episode of training", above=0)
     eval_days: float = setting(
@@ -149,6 +152,9 @@ def task(
     """
     if config.fabs > 1 and instance not in ours("fab.generator").FAMILIES:
         raise InputError(f"fabs is {config.fabs}, but '{instance}' is one fab, not a family.")
+    if config.rule is None:
+        before = None if config.start is None else read_config(read_record(Path(config.start)))
+        config = dataclasses.replace(config, rule=RULE if before is None else before.rule)
     plans = [load_fab(instance, config.fab_seed + i) for i in range(config.fabs)]
     env = fab = environment(plans[0], config)
     try:
@@ -227,16 +233,10 @@ def _begun(learner: Learner, config: Any) -> Learner:
     """A learner whose policy begins as that of the run in `config.start`, its first seed.
 
     Raises:
-      InputError: where there is no such run, or none of this rule and network.
+      InputError: where there is no such run, or none of this network.
     """
     folder = Path(config.start)
     before = read_config(read_record(folder))
-    ranking = ours("fab.rules").ranking
-    if ranking(before.rule) != ranking(config.rule):
-        raise InputError(
-            f"start is {folder}, whose policy adds to the rule {before.rule!r}, but rule is "
-            f"{config.rule!r}, which ranks otherwise."
-        )
     trained = _network(folder)["params"]
     wanted = jax.eval_shape(learner.init, jax.random.key(0)).params.network["params"]
     actor = {name: x for name, x in trained.items() if fab_policy.of_actor(name)}
@@ -405,11 +405,12 @@ def read_config(record: dict[str, Any]) -> Any:
 
 
 def environment(plan: Any, config: Fabs) -> Any:
-    """The environment that a configuration makes of a fab.
+    """The environment that a configuration, with its rule, makes of a fab.
 
     Raises:
       InputError: on a rule that there is not.
     """
+    assert config.rule is not None
     try:
         return ours("fab.env").FabEnv(plan, days=config.days, rule=config.rule)
     except ours("fab.rules").RuleError as error:

@@ -381,7 +381,6 @@ def test_rules_by_name() -> None:
     assert rules.parse("EDD wait 2").batching == rules.Batching(patience=2)
     ahead = [rules.parse(name).looks_ahead for name in ("EDD @ 0.5", "EDD wait 0", "EDD wait 0.1")]
     assert ahead == [False, False, True]
-    assert rules.ranking("setup > EDD @ 0.5 wait 2") == "setup > EDD"
     assert rules.parse("fifo").keys == (rules.fifo,)
     assert rules.parse("PT+WINQ").looks_elsewhere
     for wrong, words in {

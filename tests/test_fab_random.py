@@ -247,7 +247,7 @@ def simulate(
 
 def model(fabs: instance.Instance, fab: int, rule: str, seed: int = 0) -> fab_simpy.Fab:
     """The same fab in SimPy, run beyond the horizon."""
-    names = [word.strip() for word in rules.ranking(rule).split(">")]
+    names = [word.strip() for word in rules._parts(rule)[0].split(">")]
     batching = rules.parse(rule).batching
     made = fab_simpy.Fab(
         jax.tree.map(lambda x: x[fab], fabs),

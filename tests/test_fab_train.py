@@ -244,7 +244,7 @@ def test_a_decider_fits_the_fab(actors: str, folder: Path) -> None:
     """Groups of their own fit a fab with as many, and weights the program that made them."""
     plan = fab_cli.load_fab("tiny.toml")
     (folder / "more.toml").write_text(PLAIN.replace("[groups.litho]", "[groups.litho]\n[groups.x]"))
-    config = fab_train.Config(actors=actors, hidden=4)
+    config = fab_train.Config(actors=actors, hidden=4, rule="SPT")
     run = {"seeds": 1, "seed": 0, "parts": 1, "threshold": None}
     record = {"algo": "mappo", "env": "gone.toml", **run}
 
@@ -306,17 +306,18 @@ def test_a_run_begins_with_the_policy_of_another(folder: Path) -> None:
     seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.jit(played)(jax.random.key(2)))
     chosen = jax.jit(jax.vmap(before.act))(seen)
     assert np.any((chosen >= 0) & (np.take_along_axis(seen.preference, chosen, 1) < 0))
-    same = {"rule": "SPT", "hidden": 4, "start": str(folder)}
+    same = {"hidden": 4, "start": str(folder)}
     fab = {"days": 0.5, "num_envs": 2, "warmup": 0.0}
     for config in (
         fab_train.Evolution(settle=0.1, noise=0.1, **same, **fab),
         fab_train.Config(num_steps=4, num_minibatches=1, prior=3.0, **same, **fab),
     ):
-        learner = fab_train.task("tiny.toml", config, threshold=0.0).learner
+        task = fab_train.task("tiny.toml", config, threshold=0.0)
+        learner = task.learner
+        assert task.config.rule == "SPT"
         state = jax.jit(learner.init)(jax.random.key(5))
         np.testing.assert_array_equal(jax.jit(learner.act)(state.params, seen), chosen)
     for wrong, message in (
-        ({"rule": "FIFO"}, "adds to the rule 'SPT', but rule is 'FIFO', which ranks otherwise"),
         ({"hidden": 5}, r"weights actor_0 have the shape \(\d+, 4\), but here it is \(\d+, 5\)"),
         ({"actors": "embedded"}, "weights .* hidden and actors must be as there"),
         ({"start": "nowhere"}, "nowhere holds no run"),

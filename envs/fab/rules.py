@@ -430,11 +430,6 @@ def parse(name: str) -> Rule:
     return Rule(*(_key(word.strip(), name) for word in words.split(">")), batching=batching)
 
 
-def ranking(name: str) -> str:
-    """Of a rule's name what ranks lots, without what batches do."""
-    return _parts(name)[0]
-
-
 def _parts(name: str) -> tuple[str, str | None, str | None]:
     """Of a rule's name the keys, what follows @, and what follows ``wait``."""
     text, wait, patience = name.partition(" wait ")
