@@ -165,10 +165,14 @@ def simulate(
         range(first, min(first + settings.at_once, settings.configs))
         for first in range(0, settings.configs, settings.at_once)
     ]
+    files = {
+        block: [parts / f"{block[0]:06}-{block[-1]:06}-{i:03}.npz" for i in range(len(contenders))]
+        for block in blocks
+    }
+    left = sum(len(block) for block in blocks for path in files[block] if not path.is_file())
     template: Any = None
-    began, done, left = time.monotonic(), 0, settings.configs * len(contenders)
-    for block in blocks:
-        paths = [parts / f"{block[0]:06}-{block[-1]:06}-{i:03}.npz" for i in range(len(contenders))]
+    began, done = time.monotonic(), 0
+    for block, paths in files.items():
         seeds = [settings.seed + i for i in block]
         if not all(path.is_file() for path in paths):
             make = ours("fab.generator").make
@@ -179,7 +183,6 @@ def simulate(
                 for number in range(settings.replications)
             ]
         for (name, program), path in zip(programs.items(), paths, strict=True):
-            left -= len(block)
             if not path.is_file():
                 runs = [_played(program, params, own) for own in keys]
                 figures = {key: np.mean([run[key] for run in runs], axis=0) for key in runs[0]}
@@ -192,7 +195,7 @@ def simulate(
                 partial = path.with_suffix(".partial.npz")
                 np.savez(partial, **figures)
                 partial.replace(path)
-                done += len(block)
+                done, left = done + len(block), left - len(block)
                 pace = (time.monotonic() - began) / done
                 console.print(
                     f"fabs {block[0] + 1} to {block[-1] + 1} under {name}: "
