@@ -284,7 +284,7 @@ def test_an_exported_policy_stands_for_its_run(
 
 
 def test_a_run_begins_with_the_policy_of_another(folder: Path) -> None:
-    """By the same rule and network it chooses as that one does, however it goes on to learn."""
+    """Of what that one saw it chooses the same, and adds to its rule unless another is named."""
     plan = fab_cli.load_fab("tiny.toml")
     config = fab_train.Evolution(rule="SPT", hidden=4)
     env = fab_train.environment(plan, config)
@@ -308,13 +308,14 @@ def test_a_run_begins_with_the_policy_of_another(folder: Path) -> None:
     assert np.any((chosen >= 0) & (np.take_along_axis(seen.preference, chosen, 1) < 0))
     same = {"hidden": 4, "start": str(folder)}
     fab = {"days": 0.5, "num_envs": 2, "warmup": 0.0}
-    for config in (
-        fab_train.Evolution(settle=0.1, noise=0.1, **same, **fab),
-        fab_train.Config(num_steps=4, num_minibatches=1, prior=3.0, **same, **fab),
+    few = {"num_steps": 4, "num_minibatches": 1}
+    for config, rule in (
+        (fab_train.Evolution(settle=0.1, noise=0.1, **same, **fab), "SPT"),
+        (fab_train.Config(prior=3.0, rule="FIFO", **few, **same, **fab), "FIFO"),
     ):
         task = fab_train.task("tiny.toml", config, threshold=0.0)
         learner = task.learner
-        assert task.config.rule == "SPT"
+        assert task.config.rule == rule
         state = jax.jit(learner.init)(jax.random.key(5))
         np.testing.assert_array_equal(jax.jit(learner.act)(state.params, seen), chosen)
     for wrong, message in (
