@@ -152,9 +152,7 @@ def task(
     """
     if config.fabs > 1 and instance not in ours("fab.generator").FAMILIES:
         raise InputError(f"fabs is {config.fabs}, but '{instance}' is one fab, not a family.")
-    if config.rule is None:
-        before = None if config.start is None else read_config(read_record(Path(config.start)))
-        config = dataclasses.replace(config, rule=RULE if before is None else before.rule)
+    config = dataclasses.replace(config, rule=rule_of(config))
     plans = [load_fab(instance, config.fab_seed + i) for i in range(config.fabs)]
     env = fab = environment(plans[0], config)
     try:
@@ -404,15 +402,27 @@ def read_config(record: dict[str, Any]) -> Any:
     return configs.from_json(CONFIGS[record["algo"]], record["config"])
 
 
+def rule_of(config: Fabs) -> str:
+    """The rule that a configuration's policy adds to.
+
+    Raises:
+      InputError: where it is that of a run that there is not.
+    """
+    if config.rule is not None:
+        return config.rule
+    if config.start is None:
+        return RULE
+    return rule_of(read_config(read_record(Path(config.start))))
+
+
 def environment(plan: Any, config: Fabs) -> Any:
-    """The environment that a configuration, with its rule, makes of a fab.
+    """The environment that a configuration makes of a fab.
 
     Raises:
       InputError: on a rule that there is not.
     """
-    assert config.rule is not None
     try:
-        return ours("fab.env").FabEnv(plan, days=config.days, rule=config.rule)
+        return ours("fab.env").FabEnv(plan, days=config.days, rule=rule_of(config))
     except ours("fab.rules").RuleError as error:
         raise InputError(f"rule: {error}") from error
 

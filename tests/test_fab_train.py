@@ -244,7 +244,7 @@ def test_a_decider_fits_the_fab(actors: str, folder: Path) -> None:
     """Groups of their own fit a fab with as many, and weights the program that made them."""
     plan = fab_cli.load_fab("tiny.toml")
     (folder / "more.toml").write_text(PLAIN.replace("[groups.litho]", "[groups.litho]\n[groups.x]"))
-    config = fab_train.Config(actors=actors, hidden=4, rule="SPT")
+    config = fab_train.Config(actors=actors, hidden=4)
     run = {"seeds": 1, "seed": 0, "parts": 1, "threshold": None}
     record = {"algo": "mappo", "env": "gone.toml", **run}
 
