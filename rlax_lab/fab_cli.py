@@ -31,6 +31,7 @@ COMMANDS = {
     "run": "simulate a fab under a rule",
     "compare": "simulate a fab under several rules and the same random numbers",
     "evaluate": "simulate policies and rules on many fabs of a family",
+    "pool": "make one evaluation of several, as from several machines",
     "train": "train a dispatching policy by multi-agent PPO",
     "evolve": "train one by evolution strategies",
     "value": "say what a policy is worth a year",
@@ -89,6 +90,7 @@ def command(words: list[str]) -> int:
         "run": _run,
         "compare": _compare,
         "evaluate": _evaluate,
+        "pool": _pool,
         "train": _train,
         "evolve": _evolve,
         "value": _value,
@@ -241,6 +243,12 @@ def _evaluate(words: list[str]) -> None:
     from rlax_lab import fab_evaluate
 
     fab_evaluate.command(words)
+
+
+def _pool(words: list[str]) -> None:
+    from rlax_lab import fab_evaluate
+
+    fab_evaluate.pool(words)
 
 
 def _value(words: list[str]) -> None:

@@ -1,10 +1,12 @@
-"""`rlax-lab fab evaluate`: rules and policies on many fabs of a family, with the same draws."""
+"""`rlax-lab fab evaluate`: rules and policies on many fabs of a family, with the same draws; and
+`rlax-lab fab pool`, of several such evaluations."""
 
+import itertools
 import json
 import shlex
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,26 +97,120 @@ def command(words: list[str]) -> None:
     record = {"policies": trained, **to_json(settings)}
     _prepare(folder, record)
     found = simulate(settings, contenders, folder / "parts", Console(highlight=False))
-    summary = summarize(found)
-    words = ["rlax-lab", "fab", "evaluate", *words]
-    write_json(
-        folder / "evaluation.json",
-        {
-            "command": shlex.join(words),
-            "settings": record,
-            "trained": {path.name: fab_train.read_record(path) for path in parsed.policies},
-            **summary,
-            **provenance.stamp(),
-        },
+    about = {
+        "command": shlex.join(["rlax-lab", "fab", "evaluate", *words]),
+        "settings": record,
+        "trained": {path.name: fab_train.read_record(path) for path in parsed.policies},
+    }
+    _finish(folder, about, found)
+
+
+def pool(words: list[str]) -> None:
+    """``fab pool``.
+
+    Raises:
+      InputError: on bad input, and evaluations that do not make one.
+    """
+    parser = cli._Parser(
+        prog="rlax-lab fab pool",
+        description="Makes one evaluation of several, as from several machines, that differ in "
+        "nothing but their fabs (--seed and --configs of `fab evaluate`).",
     )
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of `fab evaluate`")
+    parser.add_argument("--out", type=Path, help="a folder (default: a new one under runs/)")
+    parsed = parser.parse(words)
+    pieces = sorted((_Piece.read(path) for path in parsed.runs), key=lambda piece: piece.first)
+    for one, other in itertools.pairwise(pieces):
+        one.check_before(other)
+    settings = pieces[0].about["settings"]
+    folder = parsed.out or fab_cli.new_folder("evaluate", settings["family"])
+    check_new(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {
+        name: {f: np.concatenate([piece.found[name][f] for piece in pieces]) for f, *_ in FIGURES}
+        for name in pieces[0].found
+    }
+    about = {
+        "command": shlex.join(["rlax-lab", "fab", "pool", *words]),
+        "settings": {
+            **settings,
+            "configs": sum(piece.about["configs"] for piece in pieces),
+        },
+        "trained": pieces[0].about["trained"],
+        "pieces": [
+            {"seeds": [piece.first, piece.last]}
+            | {name: piece.about[name] for name in ("command", *provenance.FIELDS)}
+            for piece in pieces
+        ],
+    }
+    _finish(folder, about, found)
+
+
+def _finish(folder: Path, about: dict[str, Any], found: dict[str, dict[str, np.ndarray]]) -> None:
+    """What is left of an evaluation once its figures are there."""
+    summary = summarize(found)
+    write_json(folder / "evaluation.json", {**about, **summary, **provenance.stamp()})
     raw: dict[str, Any] = {
         f"{name}/{figure}": x for name, each in found.items() for figure, x in each.items()
     }
     np.savez_compressed(folder / "configurations.npz", **raw)
-    if parsed.policies:
+    if summary["policies"]:
         draw(found, summary, folder / "ahead.png")
     show(summary)
     print(f"\n{folder}")
+
+
+class _Piece(NamedTuple):
+    """An evaluation as its folder has it.
+
+    Attributes:
+      folder: that folder.
+      about: what is in ``evaluation.json``.
+      found: of every contender the figures ``[configs]``.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+    found: dict[str, dict[str, np.ndarray]]
+
+    @classmethod
+    def read(cls, folder: Path) -> "_Piece":
+        """Raises InputError where there is none."""
+        for name in ("evaluation.json", "configurations.npz"):
+            if not (folder / name).is_file():
+                raise InputError(f"{folder} has no {name}; a finished `fab evaluate` has.")
+        about = json.loads((folder / "evaluation.json").read_text())
+        raw = np.load(folder / "configurations.npz")
+        return cls(
+            folder,
+            about,
+            {name: {f: raw[f"{name}/{f}"] for f, *_ in FIGURES} for name in about["figures"]},
+        )
+
+    @property
+    def first(self) -> int:
+        """The seed of its first fab."""
+        return int(self.about["settings"]["seed"])
+
+    @property
+    def last(self) -> int:
+        """The seed of its last fab."""
+        return self.first + int(self.about["configs"]) - 1
+
+    def check_before(self, other: "_Piece") -> None:
+        """Raises InputError unless `other` is alike, and of fabs that come after these."""
+        mine, theirs = self.about["settings"], other.about["settings"]
+        for name in mine.keys() - {"seed", "configs", "at_once"}:
+            if mine[name] != theirs[name]:
+                raise InputError(
+                    f"{self.folder} and {other.folder} differ in {name}: {mine[name]} and "
+                    f"{theirs[name]}."
+                )
+        if other.first <= self.last:
+            raise InputError(
+                f"{self.folder} has the fabs of seeds {self.first} to {self.last}, and "
+                f"{other.folder} those of {other.first} to {other.last}; none may be in both."
+            )
 
 
 def _contenders(settings: Settings, policies: list[Path]) -> dict[str, Any]:

@@ -11,6 +11,9 @@ import jax
 
 PACKAGES = ("rlax-lab", "jax", "jaxlib", "flax", "optax", "gymnax", "chex", "numpy")
 
+# What `stamp` says.
+FIELDS = ("hardware", "versions", "commit")
+
 
 def stamp() -> dict[str, Any]:
     """Hardware, versions and commit, as JSON values."""

@@ -98,6 +98,46 @@ def test_figures_are_the_simulators(folder: Path, capsys: pytest.CaptureFixture[
     assert "holds other files; give another --out." in capsys.readouterr().err
 
 
+def test_evaluations_in_pieces_are_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fabs 0 to 2 and 3 to 4, evaluated apart and pooled in whatever order, are as 0 to 4."""
+    words = [*WORDS, "--rules", "FIFO, SPT", "--out"]
+    assert main([*words, "whole"]) == 0
+    assert main([*words, "first", "--configs", "3"]) == 0
+    assert main([*words, "then", "--configs", "2", "--seed", "3", "--at-once", "1"]) == 0
+    capsys.readouterr()
+    assert main(["fab", "pool", "then", "first", "--out", "pooled"]) == 0
+    assert "means over 5 fabs" in capsys.readouterr().out
+    whole, pooled = (np.load(folder / name / "configurations.npz") for name in ("whole", "pooled"))
+    assert whole.files == pooled.files
+    for key in whole.files:
+        np.testing.assert_allclose(whole[key], pooled[key], rtol=1e-5, err_msg=key)
+    one, other = (
+        json.loads((folder / name / "evaluation.json").read_text()) for name in ("whole", "pooled")
+    )
+    assert one["settings"] == other["settings"]
+    assert [piece["command"].split()[-4:] for piece in other["pieces"]] == [
+        ["--out", "first", "--configs", "3"],
+        ["--seed", "3", "--at-once", "1"],
+    ]
+    assert [piece["seeds"] for piece in other["pieces"]] == [[0, 2], [3, 4]]
+    objective = one["figures"]["SPT"]["objective"]["mean"]
+    assert other["figures"]["SPT"]["objective"]["mean"] == pytest.approx(objective)
+
+    def refused(*pieces: str) -> str:
+        assert main(["fab", "pool", *pieces, "--out", "refused"]) == 2
+        assert not (folder / "refused").exists()
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "first has the fabs of seeds 0 to 2, and whole those of 0 to 4" in refused(
+        "first", "whole"
+    )
+    assert "nowhere has no evaluation.json" in refused("first", "nowhere")
+    assert main([*words, "others", "--configs", "2", "--seed", "3", "--days", "5"]) == 0
+    assert "first and others differ in days: 4.0 and 5.0." in refused("first", "others")
+
+
 def test_the_busiest_group() -> None:
     """By hand: the second of three groups is busiest but takes batches; the third one was down for
     half of the time of its two tools."""
