@@ -13,7 +13,7 @@ from rlax_lab.config import check, configuration, setting
 from rlax_lab.model import Params
 from rlax_lab.normalize import RewardScale, scale_rewards, standardize
 from rlax_lab.policy import Policy
-from rlax_lab.rollout import advantages, rollout, successor_values
+from rlax_lab.rollout import advantages, rollout, successor_values, values
 from rlax_lab.types import Counter, Environment, Learner, PyTree
 
 
@@ -175,7 +175,7 @@ def make_parts(
             actors.reward_scale, step.reward, step.ended, config.gamma * step.discount
         )
 
-        value = pi.value(params, trajectory.observation)
+        value = values(pi, params, trajectory.observation)
         decay = config.gamma, config.gae_lambda
         following = successor_values(pi, params, trajectory, value, env_state.observation)
         advantage = advantages(trajectory, reward, value, following, *decay)
@@ -202,7 +202,7 @@ def make_parts(
             }
 
         gradient, report = gradients.gradient(loss, params.network, rows)
-        report |= {"gradient_norm": optax.tree.norm(gradient), "gradient_steps": 1.0}
+        report |= {"gradient_norm": optimizers.norm(gradient), "gradient_steps": 1.0}
         found = Finding(gradient, trajectory.observation, metrics.episodes(step) | report)
         return Actors(env_state, reward_scale), found
 

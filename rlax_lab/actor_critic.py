@@ -144,8 +144,8 @@ def make(
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "entropy": entropy,
-            "actor_gradient_norm": optax.tree.norm(actor_gradient),
-            "critic_gradient_norm": optax.tree.norm(critic_gradient),
+            "actor_gradient_norm": optimizers.norm(actor_gradient),
+            "critic_gradient_norm": optimizers.norm(critic_gradient),
             "gradient_steps": 1.0,
         }
         return State(

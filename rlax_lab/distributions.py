@@ -43,7 +43,9 @@ class Categorical(NamedTuple):
         return jnp.argmax(self.logits, axis=-1)
 
     def log_prob(self, raw: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(self.log_probs, raw[..., None], axis=-1)[..., 0]
+        # The gradient of this has no scatter, as that of an index would.
+        chosen = jax.nn.one_hot(raw, self.logits.shape[-1], dtype=bool)
+        return jnp.sum(jnp.where(chosen, self.log_probs, 0.0), axis=-1)
 
     def entropy(self) -> jax.Array:
         log_probs = self.log_probs

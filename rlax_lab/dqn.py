@@ -471,7 +471,7 @@ def make(
             count = count + 1
             step = jnp.where(count % config.target_period == 0, config.tau, 0.0)
             target = jax.tree.map(lambda t, w: (1.0 - step) * t + step * w, target, network)
-            report |= {"gradient_norm": optax.tree.norm(gradient), "gradient_steps": 1.0}
+            report |= {"gradient_norm": optimizers.norm(gradient), "gradient_steps": 1.0}
             return Learning(network, target, optimizer_state, priorities, count), report
 
         start = Learning(
@@ -567,7 +567,10 @@ def _last(steps: Steps, n: int) -> Steps | None:
 
 def _pick(x: jax.Array, action: jax.Array) -> jax.Array:
     """What `x` ``[B, actions, ...]`` has for each row's action ``[B]``."""
-    return x[jnp.arange(len(x)), action]
+    # The gradient of this has no scatter, as that of an index would.
+    chosen = jax.nn.one_hot(action, x.shape[1], dtype=bool)
+    chosen = jnp.expand_dims(chosen, tuple(range(2, x.ndim)))
+    return jnp.sum(jnp.where(chosen, x, 0.0), axis=1)
 
 
 def _over(atoms: jax.Array, outputs: jax.Array) -> jax.Array:

@@ -125,7 +125,7 @@ def make(
             "episode_return": jnp.sum(returns),
             "gradient_steps": jnp.float32(1.0),
             "spread": spread,
-            "gradient_norm": optax.tree.norm(gradient),
+            "gradient_norm": optimizers.norm(gradient),
         }
 
     axes = shards.axes(State, env=0, key=0)

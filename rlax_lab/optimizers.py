@@ -41,6 +41,12 @@ def descend(weights: PyTree, direction: PyTree, learning_rate: float | jax.Array
     return jax.tree.map(lambda w, d: w - learning_rate * d, weights, direction)
 
 
+def norm(gradient: PyTree) -> jax.Array:
+    """The norm of all of a gradient, as of the one array that `adam` and `rmsprop` make of it."""
+    flat = jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(gradient)])
+    return jnp.sqrt(jnp.sum(jnp.square(flat)))
+
+
 def remaining(steps: Counter, total_steps: int) -> jax.Array:
     """The part of a run still ahead, 1 at its start and 0 from its end on."""
     return jnp.maximum(0.0, 1.0 - steps.as_float() / float(total_steps))

@@ -13,7 +13,7 @@ from rlax_lab.config import check, configuration, setting
 from rlax_lab.errors import InputError
 from rlax_lab.model import Params
 from rlax_lab.normalize import RewardScale, scale_rewards, standardize
-from rlax_lab.rollout import Trajectory, advantages, rollout, successor_values
+from rlax_lab.rollout import Trajectory, advantages, rollout, successor_values, values
 from rlax_lab.shuffle import permutation
 from rlax_lab.types import Counter, Environment, Learner, PyTree
 
@@ -179,7 +179,7 @@ def make(
         reward, reward_scale = scale_rewards(
             state.reward_scale, step.reward, step.ended, config.gamma * step.discount
         )
-        value = pi.value(state.params, trajectory.observation)
+        value = values(pi, state.params, trajectory.observation)
         following = successor_values(pi, state.params, trajectory, value, last_observation)
         acts = None if pi.acts is None else pi.acts(trajectory.observation)
 
@@ -262,7 +262,7 @@ def make(
             gradient, report = gradients.gradient(loss, network, rows)
             direction, optimizer_state = optimizer.update(gradient, optimizer_state, network)
             network = optimizers.descend(network, direction, learning_rate)
-            report |= {"gradient_norm": optax.tree.norm(gradient), "gradient_steps": 1.0}
+            report |= {"gradient_norm": optimizers.norm(gradient), "gradient_steps": 1.0}
             return (network, optimizer_state), report
 
         def one_pass(carry: Any) -> Any:

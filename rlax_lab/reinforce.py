@@ -13,7 +13,7 @@ from rlax_lab.config import check, configuration, setting
 from rlax_lab.errors import InputError
 from rlax_lab.model import Params
 from rlax_lab.normalize import RewardScale, scale_rewards, standardize
-from rlax_lab.rollout import advantages, rollout, successor_values
+from rlax_lab.rollout import advantages, rollout, successor_values, values
 from rlax_lab.types import Counter, Environment, Learner, PyTree
 
 
@@ -113,7 +113,7 @@ def make(
             state.reward_scale, step.reward, step.ended, config.gamma * step.discount
         )
 
-        expected = pi.value(state.params, trajectory.observation)
+        expected = values(pi, state.params, trajectory.observation)
         following = successor_values(pi, state.params, trajectory, expected, envs.observation)
         surplus = advantages(trajectory, reward, expected, following, config.gamma, lambda_=1.0)
         returns = surplus + expected
@@ -139,7 +139,7 @@ def make(
             }
 
         gradient, report = gradients.gradient(loss, state.params.network, rows)
-        report |= {"gradient_norm": optax.tree.norm(gradient), "gradient_steps": 1.0}
+        report |= {"gradient_norm": optimizers.norm(gradient), "gradient_steps": 1.0}
         remaining = (
             optimizers.remaining(state.steps, total_steps) if config.anneal_learning_rate else 1.0
         )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rlax_lab import vector
+from rlax_lab.gradients import each
 from rlax_lab.model import Params
 from rlax_lab.policy import Policy
 from rlax_lab.returns import decision_gae, gae
@@ -58,6 +59,15 @@ def rollout(
         return next_state, Trajectory(state.observation, action, pi.log_prob(action), outputs, step)
 
     return jax.lax.scan(one_step, state, (jax.random.split(key, num_steps), plan))
+
+
+def values(policy: Policy, params: Params, observation: PyTree) -> jax.Array:
+    """Values of T steps' observations ``[T, N, ...]``: ``[T, N]``, or of several agents
+    ``[T, N, A]``."""
+    shape = jax.tree.leaves(observation)[0].shape[:2]
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observation)
+    found = each(lambda rows: policy.value(params, rows), rows)
+    return found.reshape(*shape, *found.shape[1:])
 
 
 def successor_values(

@@ -59,8 +59,9 @@ def advance(learner: Learner, mesh: Mesh | None = None) -> jax.stages.Wrapped:
     def one(state: PyTree) -> tuple[PyTree, Metrics, jax.Array]:
         state, metrics = learner.update(state)
         watched = () if learner.members else jax.tree.leaves((state.params, metrics))
-        finite = jnp.array([jnp.all(jnp.isfinite(x)) for x in watched])
-        return state, metrics, jnp.all(finite)
+        # As one array: XLA compiles several kernels for each that is looked at by itself.
+        numbers = [jnp.ravel(x).astype(jnp.float32) for x in watched]
+        return state, metrics, jnp.all(jnp.isfinite(jnp.concatenate([jnp.zeros(0), *numbers])))
 
     update = jax.jit(jax.vmap(one))  # traced once, though it is asked for its shapes as well
 

@@ -136,10 +136,28 @@ def test_the_loss_sees_a_chunk_at_a_time(rows, chunk, masked):
     assert seen == {chunk}
 
 
+@pytest.mark.parametrize(("rows", "chunk"), [(5, 5), (16, 8), (27, 3)])
+def test_a_function_of_each_row(rows, chunk):
+    """It sees a chunk at a time, and the results are in the order of the rows."""
+    seen = set()
+
+    def function(rows):
+        seen.add(len(rows.x))
+        return rows.x * rows.y[:, None]
+
+    batch = data(0, (rows,))[1]
+    want = np.asarray(batch.x) * np.asarray(batch.y)[:, None]
+    np.testing.assert_array_equal(gradients.each(function, batch._replace(where=None)), want)
+    assert seen == {chunk}
+
+
 def test_an_accelerator_takes_all_rows_at_once(monkeypatch):
     """Chunks are for a CPU's cache."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     test_the_loss_sees_a_chunk_at_a_time(16, 16, True)
+    monkeypatch.setattr(jax.lax, "map", None)
+    batch = data(0, (16,))[1]._replace(where=None)
+    np.testing.assert_array_equal(gradients.each(lambda rows: rows.y, batch), batch.y)
 
 
 def parted(parts):

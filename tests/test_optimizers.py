@@ -117,6 +117,14 @@ def test_clipping_is_by_the_norm_of_all_gradients_together(make):
         np.testing.assert_allclose(direction["bias"] * root, 4 * scale, rtol=1e-5)
 
 
+def test_norm():
+    """Of all arrays of a gradient together, as that which clipping goes by."""
+    assert optimizers.norm(tree(np.float32([3, 0, 0, 0, 4]))) == pytest.approx(5.0)
+    values = np.random.default_rng(0).normal(size=5)
+    expected = np.sqrt(np.sum(np.square(values)))
+    assert optimizers.norm(tree(np.float32(values))) == pytest.approx(expected)
+
+
 def test_descend():
     """Weights less the rate times the direction, in every array."""
     weights, direction = tree(np.float32([1, 2, 3, 4, 5])), tree(np.float32([1, 0, -2, 8, 4]))
