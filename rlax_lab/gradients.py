@@ -57,7 +57,7 @@ def each(function: Callable[[Any], jax.Array], rows: Any) -> jax.Array:
 
 
 def _chunks(rows: Any) -> Any | None:
-    """The rows in chunks ``[chunks, rows of each, ...]``; None where they are to be in one piece."""
+    """The rows in chunks ``[chunks, rows, ...]``; None where they are to be in one piece."""
     num_rows = len(jax.tree.leaves(rows)[0])
     chunk = _chunk(num_rows) if jax.default_backend() == "cpu" else num_rows
     if chunk == num_rows:
