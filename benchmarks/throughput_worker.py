@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
@@ -34,11 +35,13 @@ def ours(case: dict[str, Any]) -> Work:
     learner = shards.spread(lambda config: module.make(env, config, env_params), config, parts)
     seeds = case.get("seeds", 1)
     mesh = shards.deal(seeds, parts, devices)
-    states = jax.jit(jax.vmap(learner.init))(train.seed_keys(0, seeds))
-    states = shards.place(states, mesh, learner)
+    keys = train.seed_keys(0, seeds)
+    with ThreadPoolExecutor() as pool:
+        init, chunk, _ = train.compiling(pool, learner, keys, mesh)
+        assert init is not None
+        states, advance = shards.place(init.result()(keys), mesh, learner), chunk.result()
     updates = max(1, round(case["steps"] / learner.steps_per_update))
     number = jax.numpy.int32(updates)
-    advance = train.advance(learner, mesh).lower(states, number).compile()
     held = [states]
 
     def work() -> None:

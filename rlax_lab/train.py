@@ -4,7 +4,9 @@ Many updates of all seeds run as one program; between two such chunks the loop r
 listens for a request to stop.
 """
 
+import ctypes
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -110,10 +112,18 @@ def compiling(
       abstract states that that takes.
     """
     start = jax.jit(jax.vmap(learner.init)).lower(keys)
-    init = pool.submit(start.compile) if begins else None
+    init = pool.submit(_compile, start) if begins else None
     states = shards.placed(start.out_info, mesh, learner)
     chunk = advance(learner, mesh).lower(states, jnp.int32(1))
-    return init, pool.submit(chunk.compile), states
+    return init, pool.submit(_compile, chunk), states
+
+
+def _compile(lowered: Any) -> Any:
+    """Compiles, and gives the memory back that the compiler needed, which glibc would keep."""
+    program = lowered.compile()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+    return program
 
 
 def train(
