@@ -24,6 +24,10 @@ from rlax_lab.errors import NonFiniteError
 from rlax_lab.metrics import Metrics
 from rlax_lab.types import Learner, PyTree
 
+# Environment steps of an update up to which its operations are short: from some 8,000 on it does
+# not matter or is better without.
+_SHORT = 1024
+
 
 class Report(NamedTuple):
     """What a chunk of updates brought, for S seeds.
@@ -88,7 +92,18 @@ def advance(learner: Learner, mesh: Mesh | None = None) -> jax.stages.Wrapped:
             out_specs=(states, seeds, seeds),
             check_vma=False,
         )
-    return jax.jit(many, donate_argnums=0)
+    return jax.jit(many, donate_argnums=0, compiler_options=_options(learner))
+
+
+def _options(learner: Learner) -> dict[str, str] | None:
+    """How XLA is to order the operations of an update.
+
+    On a CPU it lets those that do not depend on each other run at the same time, which costs more
+    than it brings where they are short: with 4 environments a quarter of PPO's time.
+    """
+    if jax.default_backend() != "cpu" or learner.steps_per_update > _SHORT:
+        return None
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def compiling(
