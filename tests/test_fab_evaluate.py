@@ -138,6 +138,20 @@ def test_evaluations_in_pieces_are_one(folder: Path, capsys: pytest.CaptureFixtu
     assert "first and others differ in days: 4.0 and 5.0." in refused("first", "others")
 
 
+def test_the_committed_evaluation_is_that_of_its_pieces(folder: Path) -> None:
+    """The figures of every fab are kept, and the result file is what they come to."""
+    results = Path(fab_stability.__file__).parent / "results"
+    kept = json.loads((results / "fab_held_out.json").read_text())
+    pieces = sorted(str(path) for path in (results / "fab_held_out").iterdir())
+    assert len(pieces) == len(kept["pieces"])
+    assert main(["fab", "pool", *pieces, "--out", "pooled"]) == 0
+    pooled = json.loads((folder / "pooled" / "evaluation.json").read_text())
+    assert pooled["configs"] == kept["configs"] == 1000 * len(pieces)
+    for part in ("figures", "policies"):
+        ours, theirs = (jax.tree.leaves(x[part]) for x in (pooled, kept))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
 def test_the_busiest_group() -> None:
     """By hand: the second of three groups is busiest but takes batches; the third one was down for
     half of the time of its two tools."""
