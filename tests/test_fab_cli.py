@@ -537,7 +537,7 @@ SENTENCES = [
     (
         ["xyzzy"],
         "there is no command 'fab xyzzy'; the commands are list, describe, rules, run, compare, "
-        "evaluate, train, evolve, value, export.",
+        "evaluate, pool, train, evolve, value, export.",
     ),
     (["list", "word"], "there is no option 'word'; see rlax-lab fab list --help."),
     (["describe", "mini-fb"], "there is no fab 'mini-fb'; did you mean 'mini-fab'?"),
