@@ -262,7 +262,14 @@ def model(done: Run, fab: int, index: int) -> fab_simpy.Fab:
     return made
 
 
-@pytest.mark.parametrize("index", range(len(STRUCTURES)))
+# The slow ones have nothing that the last three are without, and no other test compiles them.
+@pytest.mark.parametrize(
+    "index",
+    [
+        pytest.param(index, marks=pytest.mark.slow if index in (1, 4, 6, 7) else [])
+        for index in range(len(STRUCTURES))
+    ],
+)
 def test_dispatches_are_simpys(index: int) -> None:
     done = run(index)
     assert not done.state.late.any()
