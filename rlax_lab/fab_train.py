@@ -122,7 +122,12 @@ def command(words: list[str], algo: str = PPO) -> int:
     config = cli._build(CONFIGS[algo], given)
     cli._use_compilation_cache()
     made = task(
-        given["env"], config, given.get("threshold"), settings.parts, settings.eval_episodes
+        given["env"],
+        config,
+        given.get("threshold"),
+        settings.parts,
+        settings.eval_episodes,
+        begins=not parsed.resume,
     )
     folder = parsed.out or new_folder(algo, given["env"])
     return cli._run(made, settings, folder, parsed.resume)
@@ -134,6 +139,7 @@ def task(
     threshold: float | None = None,
     parts: int = 1,
     episodes: int = 16,
+    begins: bool = True,
 ) -> runs.Task:
     """What a run trains.
 
@@ -146,6 +152,8 @@ def task(
       threshold: of the returns; by default the best rule's, which takes a simulation of each.
       parts: that the environments of a seed are in (`shards.spread`).
       episodes: of an evaluation.
+      begins: whether the learner's states begin with the policy in `config.start`; a run that goes
+        on has what it began with in its own, and that folder may be gone.
 
     Raises:
       InputError: on a fab, a rule or a configuration that cannot work.
@@ -174,7 +182,7 @@ def task(
             learner = _evolution(fab, all_fabs, config, turns)
         else:
             learner = mappo.make(env, config, params)
-        return learner if config.start is None else _begun(learner, config)
+        return _begun(learner, config) if begins and config.start is not None else learner
 
     def assess(weights: Any) -> jax.Array:
         return measure(lambda own: _deciding(fab, own, functools.partial(learner.act, weights)))

@@ -326,6 +326,12 @@ def test_a_run_begins_with_the_policy_of_another(folder: Path) -> None:
         config = fab_train.Evolution(settle=0.1, **{**same, **fab, **wrong})
         with pytest.raises(InputError, match=message):
             fab_train.task("tiny.toml", config, threshold=0.0)
+    gone = fab_train.Evolution(settle=0.1, rule="SPT", **{**same, **fab, "start": "nowhere"})
+    resumed = fab_train.task("tiny.toml", gone, threshold=0.0, begins=False).learner
+    network = jax.eval_shape(resumed.init, jax.random.key(5)).params.network["params"]
+    assert {name: x.shape[1:] for name, x in params.network["params"].items()} == {
+        name: x.shape for name, x in network.items()
+    }
 
 
 def test_a_family_is_stacked() -> None:
