@@ -27,14 +27,16 @@ def summary_of(name, seeds, folder, monkeypatch, reports=1):
 
 @pytest.mark.parametrize("name", ["reinforce", "actor_critic", "a2c", "a3c", "ppo"])
 def test_solves_cartpole(name, tmp_path, monkeypatch):
-    """The older two on average; A2C, A3C and PPO with every seed, but one at most.
+    """The older two on average; A2C and PPO with every seed, A3C with every seed but one at most.
 
-    One of some hundred seeds ends badly, and rounding, which differs between processors, decides
-    which: of A3C's, none of seeds 1000 to 1199, but one of the ten here on one kind of them.
+    One of some hundred seeds of A3C ends badly, and rounding, which differs between processors,
+    decides which: none of seeds 1000 to 1199, but one of the ten here on one kind of them.
     """
     summary, target = summary_of(f"{name}_cartpole", 10, tmp_path / "run", monkeypatch)
     final = summary["final_return"]
-    if name in ("a2c", "a3c", "ppo"):
+    if name in ("a2c", "ppo"):
+        assert min(final["per_seed"]) >= target
+    elif name == "a3c":
         assert sorted(final["per_seed"])[1] >= target
     else:
         assert final["mean"] >= target
