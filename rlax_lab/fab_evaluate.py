@@ -83,7 +83,12 @@ def command(words: list[str]) -> None:
         "Stopped, it goes on where it was when started again with the same words, and with more "
         "--configs from there.",
     )
-    parser.add_argument("policies", nargs="*", type=Path, help="folders of `fab train` runs")
+    parser.add_argument(
+        "policies",
+        nargs="*",
+        type=Path,
+        help="folders of training runs, each with a policy for each of its seeds",
+    )
     parser.add_argument("--out", type=Path, help="a folder (default: a new one under runs/)")
     cli._add_settings(parser, Settings)
     parsed = parser.parse(words)
@@ -223,17 +228,21 @@ def _contenders(settings: Settings, policies: list[Path]) -> dict[str, Any]:
     if settings.family not in families:
         hint = nearest(settings.family, families) or f"; there are {', '.join(families)}."
         raise InputError(f"there is no family '{settings.family}'{hint}")
-    named: dict[str, Any] = {}
+    found: list[tuple[str, Any]] = []
     for name in fab_cli.split_rules(settings.rules):
         try:
             rule = ours("fab.rules").parse(name)
         except wrong as error:
             raise InputError(fab_cli._sentence(error)) from error
-        named[name] = lambda params, rule=rule: rule
+        found.append((name, lambda params, rule=rule: rule))
     plan = ours("fab.generator").make(families[settings.family], 0)
     for path in policies:
-        named[f"policy {path.name}"] = fab_train.policy(path, plan)
-    if len(named) < len(policies) + len(fab_cli.split_rules(settings.rules)):
+        record = fab_train.read_record(path)
+        for index in range(record["seeds"]):
+            seed = f" seed {record['seed'] + index}" if record["seeds"] > 1 else ""
+            found.append((f"policy {path.name}{seed}", fab_train.policy(path, plan, index)))
+    named = dict(found)
+    if len(named) < len(found):
         raise InputError("two of the rules or policies have the same name.")
     return named
 

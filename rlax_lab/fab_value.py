@@ -51,7 +51,7 @@ def command(words: list[str]) -> None:
         "`fab evaluate` measured and from assumptions, all of which it shows.",
     )
     parser.add_argument("evaluation", type=Path, help="a folder of `fab evaluate`")
-    parser.add_argument("--policy", help="name of the policy's run, where there are several")
+    parser.add_argument("--policy", help="which one, by its run's name, where there are several")
     parser.add_argument("--against", help="the rule in use (default: the best one)")
     cli._add_settings(parser, Assumptions)
     parsed = parser.parse(words)

@@ -22,7 +22,7 @@ OTHERS = {
     *("fab4r", "fab4r_policies", "fab_latency", "fab_speed"),
     *("fab_stability", "fab_stability_fab4r", "fab_tuned", "fab_tuned_conwip"),
     *("fab_often", "fab_conwip", "fab_smaller", "fab_busier"),
-    *("fab_ablation_ppo", "fab_ablation_evolution"),
+    *("fab_ablation_ppo", "fab_ablation_evolution", "fab_seeds"),
     *("fab_held_out", "fab_ppo", "fab_ppo_wait", "fab_rules", "fab_varied", "fab_wait"),
 }
 

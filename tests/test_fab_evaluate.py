@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import fab_stability
-from rlax_lab import fab_evaluate
+from benchmarks import fab_seeds, fab_stability
+from rlax_lab import fab_evaluate, fab_train
 from rlax_lab.cli import main, ours
+from rlax_lab.errors import InputError
 
 WORDS = ["fab", "evaluate", "--family", "tiny", "--days", "4", "--warmup", "1", "--configs", "5"]
 
@@ -141,16 +142,54 @@ def test_the_committed_evaluation_is_that_of_its_pieces(folder: Path) -> None:
     """The figures of every fab are kept, and the result file is what they come to."""
     results = Path(fab_stability.__file__).parent / "results"
     kept = json.loads((results / "fab_held_out.json").read_text())
-    pieces = sorted(str(path) for path in (results / "fab_held_out").iterdir())
+    pieces = sorted((results / "fab_held_out").iterdir())
     assert len(pieces) == len(kept["pieces"])
-    assert main(["fab", "pool", *pieces, "--out", "pooled"]) == 0
+    assert main(["fab", "pool", *map(str, pieces), "--out", "pooled"]) == 0
     pooled = json.loads((folder / "pooled" / "evaluation.json").read_text())
-    assert pooled["configs"] == kept["configs"] == 1000 * len(pieces)
+    fabs = [json.loads((piece / "evaluation.json").read_text())["configs"] for piece in pieces]
+    assert pooled["configs"] == kept["configs"] == sum(fabs)
     ours, theirs = (
         jax.tree.leaves((x["figures"], [policy["against"] for policy in x["policies"].values()]))
         for x in (pooled, kept)
     )
     np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
+def test_every_seed_of_a_run_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = {"one": {"seeds": 1, "seed": 7}, "three": {"seeds": 3, "seed": 4}}
+    monkeypatch.setattr(fab_train, "read_record", lambda path: records[path.name])
+    monkeypatch.setattr(fab_train, "policy", lambda path, plan, seed: (path.name, seed))
+    settings = fab_evaluate.Settings(family="tiny", rules="SPT")
+    found = fab_evaluate._contenders(settings, [Path("one"), Path("three")])
+    assert dict(list(found.items())[1:]) == {
+        "policy one": ("one", 0),
+        "policy three seed 4": ("three", 0),
+        "policy three seed 5": ("three", 1),
+        "policy three seed 6": ("three", 2),
+    }
+    with pytest.raises(InputError, match="the same name"):
+        fab_evaluate._contenders(settings, [Path("one"), Path("elsewhere/one")])
+
+
+def test_statistics_over_seeds() -> None:
+    """Of made-up seeds, against SciPy."""
+    rng = np.random.default_rng(0)
+    ahead, share, cycle, late = rng.normal(size=(4, 10))
+    against = [
+        {
+            "differences": {"objective": {"mean": ahead[i]}},
+            "better_objective": share[i],
+            "ratios": {"cycle_time": {"mean": cycle[i]}, "weighted_tardiness": {"mean": late[i]}},
+        }
+        for i in range(10)
+    ]
+    found = fab_seeds.over_seeds(against)
+    assert list(found) == ["objective", "better_objective", "cycle_time", "weighted_tardiness"]
+    for one, values in zip(found.values(), (ahead, share, cycle, late), strict=True):
+        want = stats.t.interval(0.95, 9, values.mean(), stats.sem(values))
+        assert one["mean"] == pytest.approx(values.mean())
+        assert one["ci95"] == pytest.approx(want)
+        assert one["per_seed"] == list(values)
 
 
 def test_the_busiest_group() -> None:

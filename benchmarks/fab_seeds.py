@@ -1,0 +1,138 @@
+"""How much of what training a dispatching policy brings is luck.
+
+    python benchmarks/fab_seeds.py [--evolution 10] [--ppo 10] [--runs DIR] [--out DIR]
+
+trains as many policies of each kind, which differ in nothing but their seed, on fabs of half the
+usual size, and simulates all of them on held-out fabs under the same random numbers. Stopped, it
+goes on where it was. Writes a stamped ``fab_seeds.json``, and ``fab_seeds.png``: learning curves,
+and how far each policy is ahead of its rule.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.fab_ablation import COMMON, FAMILY, done
+from rlax_lab import fab_cli, fab_train, plots
+from rlax_lab.checkpoint import write_json
+
+# What each is counted in; the rest of a learner's name is its runs' folders'.
+UNITS = {"evolution": "plays", "ppo": "steps"}
+
+
+def train(learner: str, seed: int, also: str, folder: Path) -> None:
+    """One run, if it is not there; goes on with one that was stopped."""
+    if not (folder / "summary.json").is_file():
+        verb, *words = shlex.split(f"{COMMON[learner]} --seed {seed} {also}")
+        done(["fab", verb, *(["--resume"] if folder.exists() else words)], folder)
+
+
+def over_seeds(against: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the policies of all seeds have against their rule on the same fabs: of each seed its
+    means over fabs, and of those the mean with a 95 % t-interval over seeds.
+
+    Args:
+      against: of each seed what `fab evaluate` says of its policy against the rule.
+    """
+    each = {
+        "objective": [one["differences"]["objective"]["mean"] for one in against],
+        "better_objective": [one["better_objective"] for one in against],
+    }
+    for figure in ("cycle_time", "weighted_tardiness"):
+        each[figure] = [one["ratios"][figure]["mean"] for one in against]
+    found = {}
+    for name, per_seed in each.items():
+        mean, low, high = fab_cli.interval(per_seed)
+        found[name] = {"mean": mean, "ci95": [low, high], "per_seed": per_seed}
+    return found
+
+
+def curve(learner: str, folders: list[Path]) -> plots.Curve:
+    """The learning curves of all seeds as one."""
+    seeds = [plots.read_curve(folder) for folder in folders]
+    together: dict[str, Any] = {
+        name: np.concatenate([getattr(seed, name) for seed in seeds], axis=1)
+        for name in ("returns", "episode_returns", "episodes")
+    }
+    return seeds[0]._replace(label=learner, **together)
+
+
+@plots.style()
+def draw(curves: list[plots.Curve], found: dict[str, Any], out: Path) -> Path:
+    """A panel with the learning curve of each learner, and one of what came of each seed."""
+    figure = Figure(figsize=(10, 3.4))
+    every = figure.subplots(1, len(curves) + 1)
+    for i, (axes, one) in enumerate(zip(every, curves, strict=False)):
+        plots.draw_curve(axes, one, i, each_seed=True)
+        axes.axhline(one.threshold, **plots.THRESHOLD)
+        axes.set_title(f"{one.label}, {one.returns.shape[1]} seeds")
+        axes.set_xlabel(UNITS[one.label])
+    every[0].set_ylabel("return on the fabs of training (rule: dashed)")
+    _draw_seeds(every[-1], found)
+    return plots.save(figure, out)
+
+
+def _draw_seeds(axes: Axes, found: dict[str, Any]) -> None:
+    for i, (learner, one) in enumerate(found.items()):
+        each = one["against_rule"]["objective"]
+        color = plots.look(i)["color"]
+        spread = i + np.linspace(-0.15, 0.15, len(each["per_seed"]))
+        axes.plot(spread, each["per_seed"], "o", markersize=4, color=color, alpha=0.6)
+        half = each["mean"] - each["ci95"][0]
+        axes.errorbar(i + 0.3, each["mean"], half, fmt="s", color=color, capsize=3, label=learner)
+    axes.axhline(0, **plots.THRESHOLD)
+    axes.set_xticks(range(len(found)), list(found))
+    axes.set_xlim(-0.5, len(found) - 0.5)
+    axes.set_title("held-out fabs")
+    axes.set_ylabel("objective: policy minus rule")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    for learner in UNITS:
+        parser.add_argument(f"--{learner}", type=int, default=10, metavar="N", help="its seeds")
+    parser.add_argument("--configs", type=int, default=64, help="held-out fabs")
+    parser.add_argument("--runs", type=Path, default=Path("runs/seeds"), help="their folder")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--also", default="", help="words for every training run, as --parts 1")
+    asked = parser.parse_args()
+    folders = {
+        learner: [asked.runs / f"{learner}-{seed}" for seed in range(getattr(asked, learner))]
+        for learner in UNITS
+    }
+    for learner, places in folders.items():
+        for seed, folder in enumerate(places):
+            train(learner, seed, asked.also, folder)
+    runs = [str(folder) for places in folders.values() for folder in places]
+    evaluation = asked.runs / f"evaluation-on-{asked.configs}"
+    words = ["fab", "evaluate", *runs, "--family", FAMILY, "--configs", str(asked.configs)]
+    done([*words, "--rules", f"setup > FIFO, {fab_train.RULE}"], evaluation)
+    about = json.loads((evaluation / "evaluation.json").read_text())
+    learners: dict[str, Any] = {}
+    for learner, places in folders.items():
+        policies = [about["policies"][f"policy {folder.name}"] for folder in places]
+        learners[learner] = {
+            "training": f"rlax-lab fab {COMMON[learner]} {asked.also}".strip(),
+            "against_rule": over_seeds([one["against"][fab_train.RULE] for one in policies]),
+        }
+    for learner, one in learners.items():
+        each = one["against_rule"]["objective"]
+        low, high = each["ci95"]
+        print(f"{learner}: {each['mean']:+.4f} ({low:+.4f} to {high:+.4f}) over the rule")
+    about["command"] = shlex.join(["python", "benchmarks/fab_seeds.py", *sys.argv[1:]])
+    asked.out.mkdir(parents=True, exist_ok=True)
+    write_json(asked.out / "fab_seeds.json", {"learners": learners} | about)
+    curves = [curve(learner, places) for learner, places in folders.items()]
+    draw(curves, learners, asked.out / "fab_seeds.png")
+
+
+if __name__ == "__main__":
+    main()
