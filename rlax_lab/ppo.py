@@ -216,7 +216,19 @@ def make(
         learning_rate = config.learning_rate * (remaining if config.anneal_learning_rate else 1.0)
         clip_range = config.clip_range * (remaining if config.anneal_clip_range else 1.0)
 
-        values_first = state.steps.as_float() < float(config.value_updates * batch_size)
+        # Steps are whole updates, which a float tells apart at any number of them.
+        until_policy = float(config.value_updates * batch_size) - state.steps.as_float()
+        values_first = until_policy > 0.5 * batch_size
+        optimizer_state = state.optimizer
+        if config.value_updates:
+            # Moments of steps that left the policy out would make its first steps, just when the
+            # values are at their worst, several times as long as the learning rate says.
+            begins = jnp.abs(until_policy) < 0.5 * batch_size
+            optimizer_state = jax.tree.map(
+                lambda new, old: jnp.where(begins, new, old),
+                optimizer.init(state.params.network),
+                optimizer_state,
+            )
 
         def loss(network: PyTree, rows: Batch) -> tuple[jax.Array, metrics.Metrics]:
             outputs, value = pi.outputs(state.params._replace(network=network), rows.observation)
@@ -281,7 +293,7 @@ def make(
                 return epoch < config.num_epochs
             return (epoch < config.num_epochs) & (kl <= 1.5 * config.target_kl)
 
-        learning = state.params.network, state.optimizer
+        learning = state.params.network, optimizer_state
         minibatch = jnp.zeros(batch_size // config.num_minibatches, jnp.int32)
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape), jax.eval_shape(gradient_step, learning, minibatch)[1]

@@ -149,6 +149,25 @@ def test_the_value_comes_first():
         assert np.abs(after - before).max() > 1e-4
 
 
+def test_after_the_value_the_policy_begins_as_in_a_new_run():
+    """The first of Adam's steps is as long as the learning rate (Kingma and Ba 2015, section 2.1),
+    the policy's too, for which the gradients before were zero."""
+    env, rate = probes.PytreeObservation(), 1e-3
+    config = dataclasses.replace(
+        SMALL,
+        value_updates=8,
+        num_epochs=1,
+        num_minibatches=1,
+        learning_rate=rate,
+        anneal_learning_rate=False,
+        adam_eps=1e-8,
+    )
+    learner = ppo.make(env, config)
+    before, after = (trained(learner, jax.random.key(0), updates=n)[0].params for n in (8, 9))
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), before.network, after.network)
+    np.testing.assert_allclose(jax.tree.leaves(moved), rate, rtol=1e-3)
+
+
 def test_the_value_alone_may_take_longer_than_32_bits_count():
     config = dataclasses.replace(SMALL, value_updates=10**9)
     trained(ppo.make(probes.PytreeObservation(), config), jax.random.key(0), updates=1)
