@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.fab_ablation import COMMON, FAMILY, done
-from rlax_lab import fab_cli, fab_train, plots
+from rlax_lab import fab_cli, fab_train, plots, provenance
 from rlax_lab.checkpoint import write_json
 
 # What each is counted in; the rest of a learner's name is its runs' folders'.
@@ -104,33 +104,30 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--also", default="", help="words for every training run, as --parts 1")
     asked = parser.parse_args()
-    folders = {
-        learner: [asked.runs / f"{learner}-{seed}" for seed in range(getattr(asked, learner))]
-        for learner in UNITS
-    }
-    for learner, places in folders.items():
-        for seed, folder in enumerate(places):
-            train(learner, seed, asked.also, folder)
-    runs = [str(folder) for places in folders.values() for folder in places]
-    evaluation = asked.runs / f"evaluation-on-{asked.configs}"
-    words = ["fab", "evaluate", *runs, "--family", FAMILY, "--configs", str(asked.configs)]
-    done([*words, "--rules", f"setup > FIFO, {fab_train.RULE}"], evaluation)
-    about = json.loads((evaluation / "evaluation.json").read_text())
     learners: dict[str, Any] = {}
-    for learner, places in folders.items():
-        policies = [about["policies"][f"policy {folder.name}"] for folder in places]
+    curves = []
+    for learner in UNITS:
+        folders = [asked.runs / f"{learner}-{seed}" for seed in range(getattr(asked, learner))]
+        for seed, folder in enumerate(folders):
+            train(learner, seed, asked.also, folder)
+        curves.append(curve(learner, folders))
+        evaluation = asked.runs / f"{learner}-on-{asked.configs}"
+        words = ["fab", "evaluate", *map(str, folders), "--family", FAMILY]
+        words += ["--configs", str(asked.configs), "--rules", f"setup > FIFO, {fab_train.RULE}"]
+        done(words, evaluation)
+        about = json.loads((evaluation / "evaluation.json").read_text())
+        policies = [about["policies"][f"policy {folder.name}"] for folder in folders]
         learners[learner] = {
             "training": f"rlax-lab fab {COMMON[learner]} {asked.also}".strip(),
             "against_rule": over_seeds([one["against"][fab_train.RULE] for one in policies]),
+            "evaluation": about,
         }
-    for learner, one in learners.items():
-        each = one["against_rule"]["objective"]
-        low, high = each["ci95"]
-        print(f"{learner}: {each['mean']:+.4f} ({low:+.4f} to {high:+.4f}) over the rule")
-    about["command"] = shlex.join(["python", "benchmarks/fab_seeds.py", *sys.argv[1:]])
+        mean, ends = (learners[learner]["against_rule"]["objective"][x] for x in ("mean", "ci95"))
+        print(f"{learner}: {mean:+.4f} ({ends[0]:+.4f} to {ends[1]:+.4f}) over the rule")
+    command = shlex.join(["python", "benchmarks/fab_seeds.py", *sys.argv[1:]])
     asked.out.mkdir(parents=True, exist_ok=True)
-    write_json(asked.out / "fab_seeds.json", {"learners": learners} | about)
-    curves = [curve(learner, places) for learner, places in folders.items()]
+    result = {"command": command, "learners": learners, **provenance.stamp()}
+    write_json(asked.out / "fab_seeds.json", result)
     draw(curves, learners, asked.out / "fab_seeds.png")
 
 
