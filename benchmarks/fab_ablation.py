@@ -12,7 +12,9 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from rlax_lab import cli, fab_train
@@ -70,17 +72,27 @@ def main() -> None:
     for name, change in VARIANTS[asked.learner].items():
         folder = place / name.replace(",", "").replace(" ", "-")
         runs.append(str(folder))
-        if not (folder / "summary.json").is_file():
-            verb, *words = shlex.split(f"{COMMON[asked.learner]} {change} {asked.also}")
-            done(["fab", verb, *(["--resume"] if folder.exists() else words)], folder)
-    words = ["fab", "evaluate", *runs, "--family", FAMILY, "--configs", str(asked.configs)]
+        train(asked.learner, f"{change} {asked.also}", folder)
     evaluation = place / f"evaluation-on-{asked.configs}"
-    rules = (*OTHER_RULES.values(), fab_train.RULE)
-    done([*words, "--rules", ", ".join(rules)], evaluation)
-    found = json.loads((evaluation / "evaluation.json").read_text())
+    found = evaluate(runs, (*OTHER_RULES.values(), fab_train.RULE), asked.configs, evaluation)
     found["command"] = shlex.join(["python", "benchmarks/fab_ablation.py", *sys.argv[1:]])
     asked.out.mkdir(parents=True, exist_ok=True)
     write_json(asked.out / f"fab_ablation_{asked.learner}.json", found)
+
+
+def train(learner: str, change: str, folder: Path) -> None:
+    """A run with words of its own, if it is not there; goes on with one that was stopped."""
+    if not (folder / "summary.json").is_file():
+        verb, *words = shlex.split(f"{COMMON[learner]} {change}")
+        done(["fab", verb, *(["--resume"] if folder.exists() else words)], folder)
+
+
+def evaluate(runs: list[str], rules: Sequence[str], configs: int, folder: Path) -> dict[str, Any]:
+    """What `fab evaluate` finds of runs and rules on held-out fabs."""
+    words = ["fab", "evaluate", *runs, "--family", FAMILY, "--configs", str(configs)]
+    done([*words, "--rules", ", ".join(rules)], folder)
+    found: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    return found
 
 
 def done(words: list[str], folder: Path) -> None:

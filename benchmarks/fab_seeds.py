@@ -9,7 +9,6 @@ and how far each policy is ahead of its rule.
 """
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -20,19 +19,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.fab_ablation import COMMON, FAMILY, done
-from rlax_lab import fab_cli, fab_train, plots, provenance
+from benchmarks.fab_ablation import COMMON, evaluate, train
+from rlax_lab import fab_evaluate, fab_train, plots, provenance
 from rlax_lab.checkpoint import write_json
 
-# What each is counted in; the rest of a learner's name is its runs' folders'.
+# What the training of each learner is counted in.
 UNITS = {"evolution": "plays", "ppo": "steps"}
-
-
-def train(learner: str, seed: int, also: str, folder: Path) -> None:
-    """One run, if it is not there; goes on with one that was stopped."""
-    if not (folder / "summary.json").is_file():
-        verb, *words = shlex.split(f"{COMMON[learner]} --seed {seed} {also}")
-        done(["fab", verb, *(["--resume"] if folder.exists() else words)], folder)
 
 
 def over_seeds(against: list[dict[str, Any]]) -> dict[str, Any]:
@@ -48,11 +40,7 @@ def over_seeds(against: list[dict[str, Any]]) -> dict[str, Any]:
     }
     for figure in ("cycle_time", "weighted_tardiness"):
         each[figure] = [one["ratios"][figure]["mean"] for one in against]
-    found = {}
-    for name, per_seed in each.items():
-        mean, low, high = fab_cli.interval(per_seed)
-        found[name] = {"mean": mean, "ci95": [low, high], "per_seed": per_seed}
-    return found
+    return {name: {**fab_evaluate._mean(x), "per_seed": x} for name, x in each.items()}
 
 
 def curve(learner: str, folders: list[Path]) -> plots.Curve:
@@ -70,7 +58,7 @@ def draw(curves: list[plots.Curve], found: dict[str, Any], out: Path) -> Path:
     """A panel with the learning curve of each learner, and one of what came of each seed."""
     figure = Figure(figsize=(10, 3.4))
     every = figure.subplots(1, len(curves) + 1)
-    for i, (axes, one) in enumerate(zip(every, curves, strict=False)):
+    for i, (axes, one) in enumerate(zip(every[:-1], curves, strict=True)):
         plots.draw_curve(axes, one, i, each_seed=True)
         axes.axhline(one.threshold, **plots.THRESHOLD)
         axes.set_title(f"{one.label}, {one.returns.shape[1]} seeds")
@@ -81,13 +69,13 @@ def draw(curves: list[plots.Curve], found: dict[str, Any], out: Path) -> Path:
 
 
 def _draw_seeds(axes: Axes, found: dict[str, Any]) -> None:
-    for i, (learner, one) in enumerate(found.items()):
+    for i, one in enumerate(found.values()):
         each = one["against_rule"]["objective"]
         color = plots.look(i)["color"]
         spread = i + np.linspace(-0.15, 0.15, len(each["per_seed"]))
         axes.plot(spread, each["per_seed"], "o", markersize=4, color=color, alpha=0.6)
         half = each["mean"] - each["ci95"][0]
-        axes.errorbar(i + 0.3, each["mean"], half, fmt="s", color=color, capsize=3, label=learner)
+        axes.errorbar(i + 0.3, each["mean"], half, fmt="s", color=color, capsize=3)
     axes.axhline(0, **plots.THRESHOLD)
     axes.set_xticks(range(len(found)), list(found))
     axes.set_xlim(-0.5, len(found) - 0.5)
@@ -109,13 +97,11 @@ def main() -> None:
     for learner in UNITS:
         folders = [asked.runs / f"{learner}-{seed}" for seed in range(getattr(asked, learner))]
         for seed, folder in enumerate(folders):
-            train(learner, seed, asked.also, folder)
+            train(learner, f"--seed {seed} {asked.also}", folder)
         curves.append(curve(learner, folders))
         evaluation = asked.runs / f"{learner}-on-{asked.configs}"
-        words = ["fab", "evaluate", *map(str, folders), "--family", FAMILY]
-        words += ["--configs", str(asked.configs), "--rules", f"setup > FIFO, {fab_train.RULE}"]
-        done(words, evaluation)
-        about = json.loads((evaluation / "evaluation.json").read_text())
+        rules = ("setup > FIFO", fab_train.RULE)
+        about = evaluate([str(folder) for folder in folders], rules, asked.configs, evaluation)
         policies = [about["policies"][f"policy {folder.name}"] for folder in folders]
         learners[learner] = {
             "training": f"rlax-lab fab {COMMON[learner]} {asked.also}".strip(),
