@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import profiles
 from rlax_lab.checkpoint import write_json
-from rlax_lab.cli import ALGORITHMS, use_all_cores
+from rlax_lab.cli import ALGORITHMS
 from rlax_lab.cli import main as rlax_lab
+from rlax_lab.commands import use_all_cores
 from rlax_lab.config import check, from_json, to_json
 from rlax_lab.errors import InputError, nearest
 from rlax_lab.plots import Curve, draw, read_curve, read_result

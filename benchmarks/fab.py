@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlax_lab import cli
+from rlax_lab import commands
 
-cli.use_all_cores()
+commands.use_all_cores()
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import parts  # noqa: E402
 from envs.fab import dynamics, figures, generator, library, rules, simulate  # noqa: E402

@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from rlax_lab import cli, fab_train, provenance
+from rlax_lab import commands, fab_train, provenance
 from rlax_lab.checkpoint import write_json
+from rlax_lab.packages import ours
 
-cli.use_all_cores()
+commands.use_all_cores()
 figures, library, rules, simulate = (
-    cli.ours(f"fab.{name}") for name in ("figures", "library", "rules", "simulate")
+    ours(f"fab.{name}") for name in ("figures", "library", "rules", "simulate")
 )
 
 # What the published rows mean: ties of setup and weight come before the basic rules; the weighted

@@ -17,7 +17,7 @@ import numpy as np
 
 from rlax_lab import fab_policy, fab_train, provenance
 from rlax_lab.checkpoint import write_json
-from rlax_lab.cli import ours
+from rlax_lab.packages import ours
 
 FABS = ("seed-10x50", "fab-20x300", "fab-20x300-conwip")
 

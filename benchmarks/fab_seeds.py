@@ -40,7 +40,7 @@ def over_seeds(against: list[dict[str, Any]]) -> dict[str, Any]:
     }
     for figure in ("cycle_time", "weighted_tardiness"):
         each[figure] = [one["ratios"][figure]["mean"] for one in against]
-    return {name: {**fab_evaluate._mean(x), "per_seed": x} for name, x in each.items()}
+    return {name: {**fab_evaluate.mean_of(x), "per_seed": x} for name, x in each.items()}
 
 
 def curve(learner: str, folders: list[Path]) -> plots.Curve:

@@ -22,10 +22,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from rlax_lab import cli, fab_cli, fab_evaluate, fab_train, plots, provenance
+from rlax_lab import commands, fab_cli, fab_evaluate, fab_train, plots, provenance
 from rlax_lab.checkpoint import write_json
-from rlax_lab.cli import ours
 from rlax_lab.errors import InputError
+from rlax_lab.packages import ours
 
 QUARTERS, DAYS = 4, 365.0
 
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--years", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     asked = parser.parse_args()
-    cli.use_all_cores()
+    commands.use_all_cores()
     record = fab_train.read_record(asked.run)
     name = asked.rule or fab_train.read_config(record).rule
     generator, fab, stem = ours("fab.generator"), asked.fab or record["env"], "fab_stability"

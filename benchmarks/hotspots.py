@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import parts
 from benchmarks.throughput import cases
 from rlax_lab import cli, train
+from rlax_lab.packages import ours
 
 # The compiled program and its first arguments; what it returns first are the next ones.
 Step = tuple[Any, Any, tuple[Any, ...]]
@@ -39,7 +40,7 @@ class Event(NamedTuple):
 def learner(case: str, tiny: bool) -> Step:
     """Updates of the learner in a case of `throughput.py`, on one device."""
     asked = cases(1)[case]
-    env, env_params = cli.ours("registry").make(asked["env"])
+    env, env_params = ours("registry").make(asked["env"])
     module = cli.ALGORITHMS[asked["algo"]]
     config = module.Config(**asked["ours"], total_steps=10**9)
     made = module.make(env, config, env_params)
@@ -51,9 +52,9 @@ def learner(case: str, tiny: bool) -> Step:
 
 def fab(tiny: bool) -> Step:
     """Steps of many fabs at once, from a day into their work on."""
-    simulate, dynamics = cli.ours("fab.simulate"), cli.ours("fab.dynamics")
-    rules, figures = cli.ours("fab.rules"), cli.ours("fab.figures")
-    plan = cli.ours("fab.library").load("seed-10x50" if tiny else "fab-20x300")
+    simulate, dynamics = ours("fab.simulate"), ours("fab.dynamics")
+    rules, figures = ours("fab.rules"), ours("fab.figures")
+    plan = ours("fab.library").load("seed-10x50" if tiny else "fab-20x300")
     instance, rule = jax.tree.map(jnp.asarray, plan.instance), rules.parse("setup > FIFO")
     day = round(86400 / plan.seconds)
     keys = jax.random.split(jax.random.key(0), 4 if tiny else 1024)

@@ -21,7 +21,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import parts
-from rlax_lab import cli, ppo, shards, train
+from rlax_lab import ppo, shards, train
+from rlax_lab.packages import ours
 from rlax_lab.statistics import summarize
 
 REPORTS = 16
@@ -29,7 +30,7 @@ REPORTS = 16
 
 def returns(seeds: int, steps: int, in_parts: int = 1, **settings: Any) -> np.ndarray:
     """Mean return of the training episodes of each 16th of a run ``[16, seeds]``."""
-    env, env_params = cli.ours("registry").make("CartPole-v1")
+    env, env_params = ours("registry").make("CartPole-v1")
     config = ppo.Config(
         total_steps=steps,
         num_envs=32,

@@ -50,7 +50,7 @@ def defaults(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Final returns of 80 seeds at the default values, and those in fresh episodes."""
     config = ppo.Config(total_steps=100_000, num_envs=16)
     settings = runs.Settings(seeds=TRIALS * SEEDS, reports=20, devices=1)
-    outcome = runs.conduct(cli._task("ppo", ENV, config, 1), settings, folder)
+    outcome = runs.conduct(cli.make_task("ppo", ENV, config, 1), settings, folder)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     final = np.array([line["eval_return"] for line in lines[-settings.seeds :]])
     return final, outcome.assess(0)

@@ -29,7 +29,7 @@ WORKER = Path(__file__).with_name("throughput_worker.py")
 ROOT = WORKER.parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks import parts  # noqa: E402
-from rlax_lab import cli  # noqa: E402
+from rlax_lab import commands  # noqa: E402
 
 LIMIT = "limit"  # the part of the results beside the cases
 OURS = ("ours", "our_ppo")  # sides that this project is
@@ -449,7 +449,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    cli.use_all_cores()
+    commands.use_all_cores()
     gpu, devices = jax.default_backend() != "cpu", jax.device_count()
     known: dict[str, Any] = cases(devices, gpu) | {LIMIT: None}
     parser = parts.parser(__doc__, "case", known)

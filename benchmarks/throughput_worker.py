@@ -27,7 +27,7 @@ def ours(case: dict[str, Any]) -> Work:
 
     devices = case.get("devices", 1)
     jax.config.update("jax_num_cpu_devices", devices)  # which counts for nothing on a GPU
-    env, env_params = cli.ours("registry").make(case["env"])
+    env, env_params = ours("registry").make(case["env"])
     module = cli.ALGORITHMS[case["algo"]]
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in case["ours"].items()}
     config = module.Config(**fields, total_steps=10**9)

@@ -4,24 +4,20 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import importlib.util
-import math
 import os
-import shutil
 import socket
 import sys
 import time
 import traceback
-import types
-import typing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from rlax_lab import a2c, a3c, actor_critic, dqn, policy, ppo, reinforce, shards
+from rlax_lab import a2c, a3c, actor_critic, commands, dqn, policy, ppo, reinforce, shards
 from rlax_lab import config as configs
 from rlax_lab.errors import InputError, NonFiniteError, nearest
+from rlax_lab.packages import ours
 
 ALGORITHMS: dict[str, Any] = {
     "reinforce": reinforce,
@@ -35,31 +31,6 @@ ALGORITHMS: dict[str, Any] = {
 
 # How long a process waits for the first of them, in seconds; the first waits as long, by JAX.
 _PATIENCE = 300.0
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, with every complaint an InputError of one sentence."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
-
-    def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Like `parse_args`, but names the nearest option to one that does not exist."""
-        parsed, unknown = self.parse_known_args(words)
-        if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            hint = nearest(unknown[0].split("=")[0], flags) or f"; see {self.prog} --help."
-            raise InputError(f"there is no option {unknown[0]!r}{hint}")
-        return parsed
-
-
-class _Formatter(argparse.HelpFormatter):
-    def __init__(self, prog: str) -> None:
-        width = min(100, shutil.get_terminal_size((100, 24)).columns)
-        super().__init__(prog, max_help_position=32, width=width)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -122,20 +93,20 @@ def _train(words: list[str]) -> int:
     from rlax_lab import runs
 
     groups = {"the run": runs.Settings, "several hosts, each with this command": Processes}
-    asked = _ask("train", words, groups, runs.read_record)
+    asked = ask("train", words, groups, runs.read_record)
     if asked is None:
         return 0
     algo, given, parsed = asked
-    processes = _build(Processes, given)
+    processes = commands.build(Processes, given)
     _join(processes)
-    use_all_cores()
-    settings = _build_settings(runs.Settings, given)
-    config = _build(ALGORITHMS[algo].Config, given)
-    task = _task(algo, given["env"], config, settings.parts)
-    folder = parsed.out or _new_folder(algo, given["env"].replace(":", "."))
-    _use_compilation_cache()
+    commands.use_all_cores()
+    settings = commands.build_settings(runs.Settings, given)
+    config = commands.build(ALGORITHMS[algo].Config, given)
+    task = make_task(algo, given["env"], config, settings.parts)
+    folder = parsed.out or commands.new_folder(algo, given["env"].replace(":", "."))
+    commands.use_compilation_cache()
     with _together(processes):
-        return _run(task, settings, folder, parsed.resume)
+        return commands.run(task, settings, folder, parsed.resume)
 
 
 def _sweep(words: list[str]) -> int:
@@ -144,7 +115,7 @@ def _sweep(words: list[str]) -> int:
     return sweep.command(words)
 
 
-def _ask(
+def ask(
     command: str,
     words: list[str],
     groups: dict[str, type],
@@ -157,7 +128,7 @@ def _ask(
       command: its name.
       words: what follows it.
       groups: classes of settings beside the algorithm's configuration, by title.
-      read_record: as of `_resumed`.
+      read_record: as of `commands.resumed`.
       more: to be said of the command beside what the algorithm is.
     """
     if not words or words[0] in ("-h", "--help"):
@@ -173,20 +144,20 @@ def _ask(
     module = ALGORITHMS[algo]
     presets = getattr(module, "PRESETS", {})
     about = f"{_about(module)} {more}".strip()
-    parser = _Parser(prog=f"rlax-lab {command} {algo}", description=about)
+    parser = commands.Parser(prog=f"rlax-lab {command} {algo}", description=about)
     parser.add_argument("--env", help="an environment's name, or module:callable")
-    _add_folder(parser)
+    commands.add_folder(parser)
     if presets:
         names = ", ".join(presets)
         parser.add_argument("--preset", help=f"other defaults for all that follows: {names}")
     for title, cls in groups.items():
-        _add_settings(parser.add_argument_group(title), cls)
-    _add_settings(parser.add_argument_group(f"configuration of {algo}"), module.Config)
+        commands.add_settings(parser.add_argument_group(title), cls)
+    commands.add_settings(parser.add_argument_group(f"configuration of {algo}"), module.Config)
     parsed = parser.parse(words[1:])
-    given = _given(parsed)
+    given = commands.given(parsed)
     if given.get("preset") is not None:
         given = _preset(presets, given["preset"]) | given
-    given = _resumed(parsed, given, read_record)
+    given = commands.resumed(parsed, given, read_record)
     if given["env"] is None:
         raise InputError("--env is missing: an environment's name, or module:callable.")
     return algo, given, parsed
@@ -211,11 +182,13 @@ def _preset(presets: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _evaluate(words: list[str]) -> int:
-    parser = _Parser(prog="rlax-lab evaluate", description="Plays the greedy policy of a run.")
+    parser = commands.Parser(
+        prog="rlax-lab evaluate", description="Plays the greedy policy of a run."
+    )
     parser.add_argument("run", type=Path, help="the run's folder")
-    _add_settings(parser, Episodes)
+    commands.add_settings(parser, Episodes)
     parsed = parser.parse(words)
-    settings = _build(Episodes, _given(parsed))
+    settings = commands.build(Episodes, commands.given(parsed))
     import jax
     import numpy as np
 
@@ -227,9 +200,9 @@ def _evaluate(words: list[str]) -> int:
     if algo not in ALGORITHMS:
         raise InputError(f"{parsed.run} holds a run of the unknown algorithm {algo!r}.")
     config = configs.from_json(ALGORITHMS[algo].Config, record["config"])
-    task = _task(algo, record["env"], config, record["parts"])
+    task = make_task(algo, record["env"], config, record["parts"])
     update, params = runs.load_params(task, parsed.run, record["seeds"])
-    _use_compilation_cache()
+    commands.use_compilation_cache()
 
     def one(params: Any) -> Any:
         key = jax.random.key(settings.seed)
@@ -255,7 +228,9 @@ def _evaluate(words: list[str]) -> int:
 
 
 def _plot(words: list[str]) -> int:
-    parser = _Parser(prog="rlax-lab plot", description="Draws learning curves: IQM over seeds.")
+    parser = commands.Parser(
+        prog="rlax-lab plot", description="Draws learning curves: IQM over seeds."
+    )
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
     parser.add_argument("--out", type=Path, required=True, help="the picture: .png, .pdf or .svg")
     parsed = parser.parse(words)
@@ -269,21 +244,21 @@ def _compare(words: list[str]) -> int:
     from rlax_lab import compare
 
     about = "Puts runs on one environment side by side, in pictures and a table."
-    parser = _Parser(prog="rlax-lab compare", description=about)
+    parser = commands.Parser(prog="rlax-lab compare", description=about)
     parser.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="a run's folder, or a result's .npz"
     )
     parser.add_argument("--out", type=Path, required=True, help="a new folder for all of it")
-    _add_settings(parser, compare.Settings)
+    commands.add_settings(parser, compare.Settings)
     parsed = parser.parse(words)
-    settings = _build(compare.Settings, _given(parsed))
+    settings = commands.build(compare.Settings, commands.given(parsed))
     print(compare.compare(parsed.runs, parsed.out, settings))
     print(f"\n{parsed.out}: {', '.join(sorted(path.name for path in parsed.out.iterdir()))}")
     return 0
 
 
 def _envs(words: list[str]) -> int:
-    _Parser(prog="rlax-lab envs", description="Lists the environments.").parse(words)
+    commands.Parser(prog="rlax-lab envs", description="Lists the environments.").parse(words)
     registry = ours("registry")
     rows = [registry.describe(name) for name in registry.names()]
     for row in rows:
@@ -400,137 +375,7 @@ def _together(processes: Processes) -> Iterator[None]:
         os._exit(1)
 
 
-_UNSET: Any = object()
-
-
-def _given(parsed: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name, value in vars(parsed).items() if value is not _UNSET}
-
-
-def _add_folder(parser: _Parser) -> None:
-    """The flags of a run's folder."""
-    parser.add_argument(
-        "--out", type=Path, help="the run's folder (default: a new one under runs/)"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out where it stopped"
-    )
-
-
-def _new_folder(kind: str, name: str) -> Path:
-    """Where a run without --out goes."""
-    return Path("runs") / f"{kind}_{name}_{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _add_settings(group: Any, cls: type) -> None:
-    """One flag per field of a configuration, with its meaning, default and source."""
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        flag = "--" + field.name.replace("_", "-")
-        kinds = configs.kinds(hints[field.name])
-        default = "none" if field.default is None else _text(field.default)
-        choices = field.metadata["choices"]
-        extra = f"; one of {', '.join(choices)}" if choices else ""
-        help_ = f"{field.metadata['text']}{extra} (default {default})".replace("%", "%%")
-        if bool in kinds:
-            action = argparse.BooleanOptionalAction
-            group.add_argument(flag, action=action, default=_UNSET, help=help_)
-        else:
-            metavar = "N" if int in kinds else "X" if float in kinds else "NAME"
-            convert = _converter(kinds)
-            group.add_argument(flag, type=convert, default=_UNSET, metavar=metavar, help=help_)
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _converter(kinds: tuple[Any, ...]) -> Any:
-    """Text to a field's value; text that does not fit stays text, for `config.check` to refuse."""
-
-    def convert(text: str) -> Any:
-        if types.NoneType in kinds and text.lower() == "none":
-            return None
-        try:
-            if int in kinds:
-                return int(text) if text.lstrip("+-").isdecimal() else _whole(float(text))
-            if float in kinds:
-                return float(text)
-            if typing.get_origin(kinds[0]) is tuple:
-                return tuple(int(part) for part in text.split(","))
-        except (ValueError, OverflowError):
-            pass
-        return text
-
-    return convert
-
-
-def _whole(x: float) -> Any:
-    """1e6 as 1000000; 0.5 as it is."""
-    return int(x) if x == int(x) else x
-
-
-def _build(cls: type, given: dict[str, Any]) -> Any:
-    names = [field.name for field in dataclasses.fields(cls)]
-    config = cls(**{name: given[name] for name in names if name in given})
-    configs.check(config)
-    return config
-
-
-def _build_settings(cls: type, given: dict[str, Any]) -> Any:
-    """`_build`, with one part for each of the devices that seeds do not fill."""
-    settings = _build(cls, given)
-    if settings.devices is None or "parts" in given:
-        return settings
-    parts = settings.devices // math.gcd(settings.devices, settings.seeds)
-    return dataclasses.replace(settings, parts=parts)
-
-
-def _resumed(
-    parsed: argparse.Namespace,
-    given: dict[str, Any],
-    read_record: Callable[[Path], dict[str, Any]],
-) -> dict[str, Any]:
-    """What was given and, with --resume, the rest of what the run was started with.
-
-    Raises:
-      InputError: where there is no run to resume.
-    """
-    if not parsed.resume:
-        return given
-    if parsed.out is None:
-        raise InputError("--resume needs --out, the folder of the run to resume.")
-    # What is said again must agree with the run, which `runs.run` sees to.
-    record = read_record(parsed.out)
-    recorded = {**record, **record["config"]}
-    said = {name: value for name, value in given.items() if value is not None or name != "env"}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in recorded.items()} | said
-
-
-def _run(task: Any, settings: Any, folder: Path, resume: bool) -> int:
-    """`runs.run`; returns the exit code."""
-    from rlax_lab import runs
-
-    return _until_stopped(lambda: runs.run(task, settings, folder, resume), folder)
-
-
-def _until_stopped(run: Callable[[], Any], folder: Path) -> int:
-    """Runs what lives in `folder`, and says how to go on where it was stopped; the exit code."""
-    from rlax_lab import progress, runs
-
-    try:
-        run()
-    except runs.Stopped as stopped:
-        signal, steps = stopped.args
-        progress.say(
-            f"Stopped at {steps} steps and saved; the same command with --out {folder} --resume "
-            "goes on from there."
-        )
-        return 128 + int(signal)
-    return 0
-
-
-def _task(
+def make_task(
     algo: str,
     env_name: str,
     config: Any,
@@ -553,57 +398,3 @@ def _task(
     learner = shards.spread(functools.partial(many, make) if many else make, config, parts)
     threshold = registry.threshold(env_name)
     return Task(algo, env_name, env, env_params, threshold, config, learner)
-
-
-def ours(module: str) -> Any:
-    """A module of our `envs` package, by its name there, such as ``fab.rules``.
-
-    That lies beside this package, and is loaded from there under a name of its own, unless it has
-    been imported as `envs` already: a user's own repository often has a folder called `envs`, which
-    `import envs` would find instead.
-    """
-    return importlib.import_module(f"{_package()}.{module}")
-
-
-@functools.cache
-def _package() -> str:
-    """The name of our `envs` package, loaded; always the same, as what two copies made of one class
-    would not be of one class."""
-    path = Path(__file__).resolve().parent.parent / "envs" / "__init__.py"
-    imported = getattr(sys.modules.get("envs"), "__file__", None)
-    if imported is not None and Path(imported).resolve() == path:
-        return "envs"
-    name = "rlax_lab_envs"
-    spec = importlib.util.spec_from_file_location(
-        name, path, submodule_search_locations=[str(path.parent)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    package = importlib.util.module_from_spec(spec)
-    sys.modules[name] = package
-    spec.loader.exec_module(package)
-    return name
-
-
-def use_all_cores() -> None:
-    """Makes each core of a CPU a device, for programs that deal themselves out to the devices.
-
-    Before JAX is used, which importing gymnax does.
-    """
-    import jax
-
-    options: Any = jax.config
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
-    with contextlib.suppress(RuntimeError):  # JAX is in use already
-        options.update("jax_num_cpu_devices", os.cpu_count() or 1)
-
-
-def _use_compilation_cache() -> None:
-    """Programs that were compiled once start at once the next time."""
-    import jax
-
-    options: Any = jax.config
-    if options.jax_compilation_cache_dir is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        options.update("jax_compilation_cache_dir", str(home / "rlax_lab" / "xla"))

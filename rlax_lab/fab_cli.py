@@ -16,12 +16,12 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from rlax_lab import cli
+from rlax_lab import commands
 from rlax_lab import config as configs
 from rlax_lab.checkpoint import check_new, write_json
-from rlax_lab.cli import ours
 from rlax_lab.errors import InputError, nearest
 from rlax_lab.fab_runs import Result, Standing, Trace, days_by_default, simulate
+from rlax_lab.packages import ours
 from rlax_lab.progress import count, duration
 
 COMMANDS = {
@@ -133,15 +133,15 @@ def _list(words: list[str]) -> None:
                 "about": library.about(name),
             }
         )
-    _print(rows)
+    print_table(rows)
 
 
 def _describe(words: list[str]) -> None:
     parser = _parser("describe")
     parser.add_argument("instance", help=INSTANCE)
-    cli._add_settings(parser, Fab)
+    commands.add_settings(parser, Fab)
     parsed = parser.parse(words)
-    plan = load_fab(parsed.instance, cli._build(Fab, cli._given(parsed)).seed)
+    plan = load_fab(parsed.instance, commands.build(Fab, commands.given(parsed)).seed)
     instance, longest = plan.instance, ours("fab.instance").LONGEST_RUN * plan.seconds / 86400
     print(
         f"{plan.name}: {_many(instance.num_groups, 'group')}, "
@@ -165,7 +165,7 @@ def _describe(words: list[str]) -> None:
                 "features": ", ".join(_features(plan, g)) or "-",
             }
         )
-    _print(rows)
+    print_table(rows)
     print()
     lengths = _lengths(plan)
     rows = [
@@ -179,7 +179,7 @@ def _describe(words: list[str]) -> None:
         }
         for p, name in enumerate(plan.products)
     ]
-    _print(rows)
+    print_table(rows)
 
 
 def _rules(words: list[str]) -> None:
@@ -192,7 +192,7 @@ def _rules(words: list[str]) -> None:
             parameters = inspect.signature(key).parameters.values()
             shown += f"({', '.join(_parameter(parameter) for parameter in parameters)})"
         rows.append({"key": shown, "about": str(inspect.getdoc(key)).splitlines()[0]})
-    _print(rows)
+    print_table(rows)
     print(
         "\nA rule is one or several keys, each deciding where those before it tie:\n"
         "  EDD    setup > weight > FIFO    ATCS(4.5, 0.01)\n"
@@ -289,14 +289,14 @@ class Fab:
 
 def _parser(name: str) -> Any:
     text = COMMANDS[name]
-    return cli._Parser(prog=f"rlax-lab fab {name}", description=f"{text[0].upper()}{text[1:]}.")
+    return commands.Parser(prog=f"rlax-lab fab {name}", description=f"{text[0].upper()}{text[1:]}.")
 
 
 def _simulation(parser: Any, words: list[str]) -> tuple[Any, Simulation]:
     parser.add_argument("--out", type=Path, help="a folder (default: a new one under runs/)")
-    cli._add_settings(parser, Simulation)
+    commands.add_settings(parser, Simulation)
     parsed = parser.parse(words)
-    return parsed, cli._build(Simulation, cli._given(parsed))
+    return parsed, commands.build(Simulation, commands.given(parsed))
 
 
 def load_fab(name: str, seed: int = 0) -> Any:
@@ -308,16 +308,16 @@ def load_fab(name: str, seed: int = 0) -> Any:
     try:
         return ours("fab.library").load(name, seed)
     except ours("fab.describe").FabError as error:
-        raise InputError(_sentence(error)) from error
+        raise InputError(sentence(error)) from error
 
 
 def new_folder(kind: str, fab: str) -> Path:
     """Where a run on a fab goes if --out does not say; the fab's name may be a path."""
     safe = "".join(letter if letter.isalnum() else "-" for letter in fab)
-    return cli._new_folder(kind, safe)
+    return commands.new_folder(kind, safe)
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if text.endswith((".", "?", ")")) else f"{text}."
 
@@ -371,7 +371,7 @@ def _conduct(
     out: Path | None,
     policies: Sequence[Path] = (),
 ) -> None:
-    cli.use_all_cores()
+    commands.use_all_cores()
     plan = load_fab(instance, settings.fab_seed)
     parse, error = ours("fab.rules").parse, ours("fab.rules").RuleError
     for rule in rules:
@@ -380,11 +380,11 @@ def _conduct(
         try:
             parse(rule)
         except error as wrong:
-            raise InputError(_sentence(wrong)) from wrong
+            raise InputError(sentence(wrong)) from wrong
     days, warmup = _span_of_time(plan, settings)
     folder = out or new_folder("fab", plan.name)
     check_new(folder)
-    cli._use_compilation_cache()
+    commands.use_compilation_cache()
     from rlax_lab import fab_train
 
     deciders = {f"policy {path.name}": fab_train.decider(path, plan) for path in policies}
@@ -455,7 +455,7 @@ def _conduct(
     if name == "run" and traced:
         files.append(_write_trace(plan, results[0].trace, folder / "trace.csv"))
     console.print()
-    _print(rows)
+    print_table(rows)
     console.print(f"\n{folder}: {', '.join(file.name for file in files)}")
     if name == "run" and not traced:
         console.print(f"--trace writes the {moved} rows of trace.csv as well.")
@@ -807,7 +807,7 @@ def _many(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
+def print_table(rows: list[dict[str, Any]]) -> None:
     """Rows as a table: text to the left, but numbers to the right."""
     columns = list(rows[0])
     cells = [[str(row[c]) for c in columns] for row in rows]

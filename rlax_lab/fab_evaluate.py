@@ -16,11 +16,11 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from rich.console import Console
 from scipy import stats  # type: ignore[import-untyped]
 
-from rlax_lab import cli, fab_cli, fab_train, plots, provenance
+from rlax_lab import commands, fab_cli, fab_train, plots, provenance
 from rlax_lab.checkpoint import check_new, write_json
-from rlax_lab.cli import ours
 from rlax_lab.config import configuration, setting, to_json
 from rlax_lab.errors import InputError, nearest
+from rlax_lab.packages import ours
 from rlax_lab.progress import duration
 
 # Name, heading, factor, and whether less is better.
@@ -77,7 +77,7 @@ def command(words: list[str]) -> None:
     Raises:
       InputError: on bad input.
     """
-    parser = cli._Parser(
+    parser = commands.Parser(
         prog="rlax-lab fab evaluate",
         description="Simulates policies and rules on many fabs of a family, with the same draws. "
         "Stopped, it goes on where it was when started again with the same words, and with more "
@@ -90,11 +90,11 @@ def command(words: list[str]) -> None:
         help="folders of training runs, each with a policy for each of its seeds",
     )
     parser.add_argument("--out", type=Path, help="a folder (default: a new one under runs/)")
-    cli._add_settings(parser, Settings)
+    commands.add_settings(parser, Settings)
     parsed = parser.parse(words)
-    settings = cli._build(Settings, cli._given(parsed))
-    cli.use_all_cores()
-    cli._use_compilation_cache()
+    settings = commands.build(Settings, commands.given(parsed))
+    commands.use_all_cores()
+    commands.use_compilation_cache()
     folder = parsed.out or fab_cli.new_folder("evaluate", settings.family)
     contenders = _contenders(settings, parsed.policies)
     # With how far they were trained: figures of one policy never stand beside those of another.
@@ -116,7 +116,7 @@ def pool(words: list[str]) -> None:
     Raises:
       InputError: on bad input, and evaluations that do not make one.
     """
-    parser = cli._Parser(
+    parser = commands.Parser(
         prog="rlax-lab fab pool",
         description="Makes one evaluation of several, as from several machines, that differ in "
         "nothing but their fabs (--seed and --configs of `fab evaluate`).",
@@ -233,7 +233,7 @@ def _contenders(settings: Settings, policies: list[Path]) -> dict[str, Any]:
         try:
             rule = ours("fab.rules").parse(name)
         except wrong as error:
-            raise InputError(fab_cli._sentence(error)) from error
+            raise InputError(fab_cli.sentence(error)) from error
         found.append((name, lambda params, rule=rule: rule))
     plan = ours("fab.generator").make(families[settings.family], 0)
     for path in policies:
@@ -412,7 +412,7 @@ def summarize(found: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
         "configs": len(found[names[0]]["objective"]),
         "best_rule": best,
         "figures": {
-            name: {figure: _mean(found[name][figure]) for figure, *_ in FIGURES} for name in names
+            name: {figure: mean_of(found[name][figure]) for figure, *_ in FIGURES} for name in names
         },
         "policies": {},
     }
@@ -426,7 +426,7 @@ def summarize(found: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
             against[rule] = {
                 "better_objective": float(np.mean(better)),
                 "better_ci95": list(test.proportion_ci(method="wilson")),
-                "differences": {f: _mean(mine[f] - theirs[f]) for f, *_ in FIGURES},
+                "differences": {f: mean_of(mine[f] - theirs[f]) for f, *_ in FIGURES},
                 "ratios": {f: _ratio(mine[f], theirs[f]) for f, *_ in FIGURES if f != "objective"},
             }
         targets = []
@@ -438,7 +438,7 @@ def summarize(found: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
     return result
 
 
-def _mean(x: np.ndarray) -> dict[str, Any]:
+def mean_of(x: np.ndarray) -> dict[str, Any]:
     mean, low, high = fab_cli.interval(x)
     return {"mean": mean, "ci95": [low, high]}
 
@@ -447,7 +447,7 @@ def _measured(kind: str, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """What a target is about: the change from `y` to `x`, relative or not, or `x` itself."""
     if kind == "ratio":
         return _ratio(x, y, -1.0)
-    return _mean(x - y) if kind == "difference" else _mean(x)
+    return mean_of(x - y) if kind == "difference" else mean_of(x)
 
 
 def _ratio(x: np.ndarray, y: np.ndarray, plus: float = 0.0) -> dict[str, Any]:
@@ -506,7 +506,7 @@ def show(summary: dict[str, Any]) -> None:
             row[heading] = f"{figures[figure]['mean'] * factor:.4g}"
         rows.append(row)
     print(f"\nmeans over {summary['configs']} fabs\n")
-    fab_cli._print(rows)
+    fab_cli.print_table(rows)
     for name, found in summary["policies"].items():
         print(f"\n{name} against\n")
         rows = []
@@ -520,9 +520,9 @@ def show(summary: dict[str, Any]) -> None:
                 low, high = (100 * (x - 1) for x in each["ratios"][figure]["ci95"])
                 row[figure.replace("_", " ")] = f"{low:+.1f} to {high:+.1f} %"
             rows.append(row)
-        fab_cli._print(rows)
+        fab_cli.print_table(rows)
         print(f"\n{name}, targets against {next(iter(found['against']))}\n")
-        fab_cli._print(
+        fab_cli.print_table(
             [
                 {
                     "": target["figure"].replace("_", " "),

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from rlax_lab.cli import ours
 from rlax_lab.errors import InputError
+from rlax_lab.packages import ours
 
 Ints = NDArray[np.int64]
 

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlax_lab import checkpoint, cli, evolution, fab_policy, mappo, runs, shards, vector
+from rlax_lab import checkpoint, commands, evolution, fab_policy, mappo, runs, shards, vector
 from rlax_lab import config as configs
-from rlax_lab.cli import ours
 from rlax_lab.config import configuration, setting
 from rlax_lab.errors import InputError
 from rlax_lab.fab_cli import load_fab, new_folder
 from rlax_lab.model import Params
+from rlax_lab.packages import ours
 from rlax_lab.policy import Policy
 from rlax_lab.randomize import Randomized
 from rlax_lab.types import Learner
@@ -103,24 +103,24 @@ def command(words: list[str], algo: str = PPO) -> int:
       InputError: on bad input.
     """
     learner = {PPO: "multi-agent PPO", EVOLUTION: "evolution strategies"}[algo]
-    parser = cli._Parser(
+    parser = commands.Parser(
         prog=f"rlax-lab fab {VERBS[algo]}",
         description=f"Trains a dispatching policy by {learner}, one agent per tool group.",
     )
     parser.add_argument("instance", nargs="?", help="a ready-made fab, a file or a family's name")
-    cli._add_folder(parser)
-    cli._add_settings(parser.add_argument_group("the run"), Settings)
-    cli._add_settings(parser.add_argument_group("configuration"), CONFIGS[algo])
+    commands.add_folder(parser)
+    commands.add_settings(parser.add_argument_group("the run"), Settings)
+    commands.add_settings(parser.add_argument_group("configuration"), CONFIGS[algo])
     parsed = parser.parse(words)
-    given = cli._given(parsed)
+    given = commands.given(parsed)
     given["env"] = given.pop("instance")
-    given = cli._resumed(parsed, given, functools.partial(read_record, algorithms=(algo,)))
+    given = commands.resumed(parsed, given, functools.partial(read_record, algorithms=(algo,)))
     if given["env"] is None:
         raise InputError("the fab is missing: a ready-made one, a file or a family's name.")
-    cli.use_all_cores()
-    settings = cli._build_settings(Settings, given)
-    config = cli._build(CONFIGS[algo], given)
-    cli._use_compilation_cache()
+    commands.use_all_cores()
+    settings = commands.build_settings(Settings, given)
+    config = commands.build(CONFIGS[algo], given)
+    commands.use_compilation_cache()
     made = task(
         given["env"],
         config,
@@ -130,7 +130,7 @@ def command(words: list[str], algo: str = PPO) -> int:
         begins=not parsed.resume,
     )
     folder = parsed.out or new_folder(algo, given["env"])
-    return cli._run(made, settings, folder, parsed.resume)
+    return commands.run(made, settings, folder, parsed.resume)
 
 
 def task(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlax_lab import cli, fab_cli, provenance
+from rlax_lab import commands, fab_cli, provenance
 from rlax_lab.checkpoint import write_json
 from rlax_lab.config import configuration, setting, to_json
 from rlax_lab.errors import InputError, nearest
@@ -45,7 +45,7 @@ def command(words: list[str]) -> None:
     Raises:
       InputError: on bad input.
     """
-    parser = cli._Parser(
+    parser = commands.Parser(
         prog="rlax-lab fab value",
         description="Says what a policy is worth a year, from the differences that "
         "`fab evaluate` measured and from assumptions, all of which it shows.",
@@ -53,9 +53,9 @@ def command(words: list[str]) -> None:
     parser.add_argument("evaluation", type=Path, help="a folder of `fab evaluate`")
     parser.add_argument("--policy", help="which one, by its run's name, where there are several")
     parser.add_argument("--against", help="the rule in use (default: the best one)")
-    cli._add_settings(parser, Assumptions)
+    commands.add_settings(parser, Assumptions)
     parsed = parser.parse(words)
-    assumed = cli._build(Assumptions, cli._given(parsed))
+    assumed = commands.build(Assumptions, commands.given(parsed))
     for name in ("revenue", "wafer_value"):
         if getattr(assumed, name) is None:
             raise InputError(f"--{name.replace('_', '-')} is missing: the value rests on it.")
@@ -179,7 +179,7 @@ def _show(record: dict[str, Any], assumed: Assumptions) -> None:
                 "what": text,
             }
         )
-    fab_cli._print(rows)
+    fab_cli.print_table(rows)
     print("\na year, with 95 % intervals over fabs\n")
     lines = {
         **record["parts"],
@@ -207,7 +207,7 @@ def _show(record: dict[str, Any], assumed: Assumptions) -> None:
             "interval": " to ".join(map(_years, pays["ci95"])),
         }
     )
-    fab_cli._print(rows)
+    fab_cli.print_table(rows)
 
 
 def _money(x: float) -> str:

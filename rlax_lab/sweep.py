@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlax_lab import checkpoint, cli, population, progress, provenance, runs
+from rlax_lab import checkpoint, cli, commands, population, progress, provenance, runs
 from rlax_lab import config as configs
 from rlax_lab.config import configuration, setting
 from rlax_lab.errors import InputError, NonFiniteError
@@ -75,20 +75,20 @@ def command(words: list[str]) -> int:
     Raises:
       InputError: on bad input.
     """
-    asked = cli._ask("sweep", words, {"the sweep": Settings}, read_record, ABOUT)
+    asked = cli.ask("sweep", words, {"the sweep": Settings}, read_record, ABOUT)
     if asked is None:
         return 0
     algo, given, parsed = asked
-    cli.use_all_cores()
+    commands.use_all_cores()
     module = cli.ALGORITHMS[algo]
     space = read_space(module.Config, given)
-    settings = resolved(cli._build_settings(Settings, given), space)
-    config = cli._build(module.Config, {k: v for k, v in given.items() if k not in space})
-    cli._use_compilation_cache()
+    settings = resolved(commands.build_settings(Settings, given), space)
+    config = commands.build(module.Config, {k: v for k, v in given.items() if k not in space})
+    commands.use_compilation_cache()
     asked_for = dataclasses.replace(config, **{name: given[name] for name in space})
     found = task(algo, given["env"], config, space, settings)._replace(config=asked_for)
-    folder = parsed.out or cli._new_folder(f"sweep_{algo}", given["env"].replace(":", "."))
-    return cli._until_stopped(
+    folder = parsed.out or commands.new_folder(f"sweep_{algo}", given["env"].replace(":", "."))
+    return commands.until_stopped(
         lambda: run(found, config, space, settings, folder, parsed.resume), folder
     )
 
@@ -245,7 +245,7 @@ def task(algo: str, env: str, config: Any, space: Space, settings: Settings) -> 
             settings.perturbation,
         )
 
-    found = cli._task(algo, env, config, settings.parts, many)
+    found = cli.make_task(algo, env, config, settings.parts, many)
     one = {name: x[0] for name, x in tried.items()}
     alone = functools.partial(module.make, found.env, env_params=found.env_params)
     idle = population.unused(
@@ -348,7 +348,7 @@ def _best_setting(
     chosen, again = dataclasses.replace(config, **best["values"]), fresh(settings)
     anew = None
     if settings.fresh_seeds:
-        alone = cli._task(task.algo, task.env_name, chosen, again.parts)
+        alone = cli.make_task(task.algo, task.env_name, chosen, again.parts)
         inside = folder / "best"
         resume = (inside / "config.json").exists()
         anew = runs.run(alone, again, inside, resume)["final_return"]
@@ -429,7 +429,7 @@ def command_of(name: str, task: runs.Task, settings: Any, config: Any) -> str:
             if isinstance(value, bool):
                 words.append(flag if value else f"--no-{flag[2:]}")
             else:
-                words.append(f"{flag}={'none' if value is None else cli._text(value)}")
+                words.append(f"{flag}={'none' if value is None else commands.text(value)}")
     return shlex.join(words)
 
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import pytest
 from gymnax.environments import spaces
 
-from rlax_lab import cli, dqn, ppo, runs
-from rlax_lab.cli import ALGORITHMS, _build, _preset, main
+from rlax_lab import cli, commands, dqn, ppo, runs
+from rlax_lab.cli import ALGORITHMS, _preset, main
 from tests.probes import ConstantReward
 
 ROOT = Path(__file__).parents[1]
@@ -535,7 +535,7 @@ def test_presets(capsys):
     assert "--presetPRESET" in text(["train", "dqn", "--help"], capsys)
     assert "--preset" not in text(["train", "ppo", "--help"], capsys)
     given = _preset(dqn.PRESETS, "rainbow") | {"n_step": 5}
-    assert _build(dqn.Config, given) == dataclasses.replace(dqn.RAINBOW, n_step=5)
+    assert commands.build(dqn.Config, given) == dataclasses.replace(dqn.RAINBOW, n_step=5)
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import curves
-from rlax_lab import cli, population, sweep, train
+from rlax_lab import cli, commands, population, sweep, train
 from rlax_lab.errors import InputError
 
 SUITE = curves.load()
@@ -75,8 +75,8 @@ def declare(tmp_path):
 @pytest.fixture
 def alone(monkeypatch):
     """The command line leaves the devices and the caches of the other tests as they are."""
-    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(commands, "use_all_cores", lambda: None)
+    monkeypatch.setattr(commands, "use_compilation_cache", lambda: None)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def asked(alone, monkeypatch):
         seen.append((task, settings))
         return 0
 
-    monkeypatch.setattr(cli, "_run", run)
+    monkeypatch.setattr(commands, "run", run)
     return seen
 
 

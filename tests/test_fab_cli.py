@@ -19,9 +19,10 @@ from matplotlib import image
 from scipy import stats
 
 from rlax_lab import fab_cli, fab_plots
-from rlax_lab.cli import main, ours
+from rlax_lab.cli import main
 from rlax_lab.errors import InputError
 from rlax_lab.fab_runs import days_by_default, simulate
+from rlax_lab.packages import ours
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,8 +14,9 @@ from scipy import stats
 
 from benchmarks import fab_seeds, fab_stability
 from rlax_lab import fab_evaluate, fab_train
-from rlax_lab.cli import main, ours
+from rlax_lab.cli import main
 from rlax_lab.errors import InputError
+from rlax_lab.packages import ours
 
 WORDS = ["fab", "evaluate", "--family", "tiny", "--days", "4", "--warmup", "1", "--configs", "5"]
 

@@ -10,6 +10,7 @@ the horizon is compared too.
 
 import functools
 import itertools
+import re
 from collections import defaultdict
 from typing import Any, NamedTuple
 
@@ -247,7 +248,8 @@ def simulate(
 
 def model(fabs: instance.Instance, fab: int, rule: str, seed: int = 0) -> fab_simpy.Fab:
     """The same fab in SimPy, run beyond the horizon."""
-    names = [word.strip() for word in rules._parts(rule)[0].split(">")]
+    keys = re.split(" wait |@", rule)[0]
+    names = [word.strip() for word in keys.split(">")]
     batching = rules.parse(rule).batching
     made = fab_simpy.Fab(
         jax.tree.map(lambda x: x[fab], fabs),

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from rlax_lab import checkpoint, fab_cli, fab_policy, fab_train, runs, vector
-from rlax_lab.cli import main, ours
+from rlax_lab.cli import main
 from rlax_lab.config import to_json
 from rlax_lab.errors import InputError
+from rlax_lab.packages import ours
 
 # Few features are soon compiled.
 PLAIN = """
