@@ -95,31 +95,38 @@ def test_gymnasium() -> None:
     assert steps > 10
 
 
-def play(fab: env.FabEnv, choose: Any, steps: int = 400) -> tuple[Any, np.ndarray, float]:
-    """An episode from key 0: the last state, the sum of objectives, and of rewards."""
+def play(fab: env.FabEnv, *choose: Any, steps: int = 400) -> list[tuple[Any, np.ndarray, float]]:
+    """Episodes from key 0 under each way to choose, in one program: the last states, the sums of
+    objectives, and of rewards."""
     params = fab.default_params
-    _, state = fab.reset_env(jax.random.key(0), params)
 
-    def body(carry: Any, _: Any) -> Any:
-        state, total, rewards = carry
-        over = fab.is_truncated(state, params)
-        _, new, reward, _, info = fab.step_env(
-            jax.random.key(0), state, choose(fab.observe(None, state, None, params)), params
-        )
-        keep = lambda x, y: jnp.where(over, x, y)  # noqa: E731
-        state = jax.tree.map(keep, state, new)
-        return (
-            state,
-            total + jnp.where(over, 0.0, info["objectives"]),
-            rewards + jnp.where(over, 0.0, reward),
-        ), None
+    @jax.jit
+    def episode(which: jax.Array) -> Any:
+        def body(carry: Any, _: Any) -> Any:
+            state, total, rewards = carry
+            over = fab.is_truncated(state, params)
+            seen = fab.observe(None, state, None, params)
+            action = jnp.stack([one(seen) for one in choose])[which]
+            _, new, reward, _, info = fab.step_env(jax.random.key(0), state, action, params)
+            keep = lambda x, y: jnp.where(over, x, y)  # noqa: E731
+            state = jax.tree.map(keep, state, new)
+            return (
+                state,
+                total + jnp.where(over, 0.0, info["objectives"]),
+                rewards + jnp.where(over, 0.0, reward),
+            ), None
 
-    start = (state, jnp.zeros(5), jnp.float32(0.0))
-    (state, total, rewards), _ = jax.jit(lambda carry: jax.lax.scan(body, carry, length=steps))(
-        start
-    )
-    assert bool(fab.is_truncated(state, params))
-    return state, np.asarray(total), float(rewards)
+        _, state = fab.reset_env(jax.random.key(0), params)
+        start = (state, jnp.zeros(5), jnp.float32(0.0))
+        return jax.lax.scan(body, start, length=steps)[0]
+
+    played = jax.vmap(episode)(jnp.arange(len(choose)))
+    found = []
+    for i in range(len(choose)):
+        state, total, rewards = jax.tree.map(lambda x, i=i: x[i], played)
+        assert bool(fab.is_truncated(state, params))
+        found.append((state, np.asarray(total), float(rewards)))
+    return found
 
 
 def by_the_rule(seen: env.Observation) -> jax.Array:
@@ -132,7 +139,7 @@ def test_rewards_are_the_integrals(one_at_a_time: bool) -> None:
     """An episode under FIFO: the same fab as the simulator's, and its figures, objective by one."""
     fab = fabs(one_at_a_time=one_at_a_time)
     params = fab.default_params
-    state, total, rewards = play(fab, by_the_rule)
+    [(state, total, rewards)] = play(fab, by_the_rule)
     plan = describe.Plan(SMALL)
     window = figures.Window(jnp.int32(0), params.horizon)
     alone = sim.run(
@@ -227,7 +234,7 @@ def test_the_warm_up_is_the_rules() -> None:
         else:
             np.testing.assert_array_equal(x, y)
     assert float(warm.figures.processing.as_float().sum()) > 0
-    state, total, rewards = play(fab, by_the_rule)
+    [(state, total, rewards)] = play(fab, by_the_rule)
     assert int(state.totals.tick) == int(params.horizon)
     # The rewards begin with the first choice, hardly after the warm-up.
     whole = env.episode_return(params, state.fab, warm)
@@ -246,7 +253,7 @@ def test_choices_are_obeyed() -> None:
         here = (seen.group[None] == groups) & seen.options[None]
         return jnp.argmin(jnp.where(here, seen.lots[None, :, 2], jnp.inf), axis=1)
 
-    state, _, _ = play(fab, last)
+    [(state, _, _)] = play(fab, last)
     window = figures.Window(jnp.int32(0), params.horizon)
     start = sim.start(params.instance, jax.random.key(0)[None], window)
     alone = sim.run(params.instance, rules.parse("LIFO"), start)
@@ -270,8 +277,7 @@ def test_the_preferred_lots_are_the_rules(rule: str) -> None:
     window = figures.Window(jnp.int32(0), params.horizon)
     start = sim.start(params.instance, jax.random.key(0)[None], window)
     alone = sim.run(params.instance, rules.parse(rule), start)
-    for choose in (preferred, by_the_rule):
-        state, _, _ = play(fab, choose)
+    for state, _, _ in play(fab, preferred, by_the_rule):
         for x, y in zip(
             jax.tree.leaves(state.fab.figures), jax.tree.leaves(alone.figures), strict=True
         ):
@@ -313,9 +319,8 @@ def test_how_far_lots_are_behind(rule: str) -> None:
 def test_waiting() -> None:
     """A group that always waits starts nothing by choice; one that may not, ignores the wish."""
     wait = lambda seen: jnp.full(seen.active.shape, seen.group.shape[0])  # noqa: E731
-    idle, _, _ = play(fabs(may_wait=True), wait)
-    busy, _, _ = play(fabs(), wait)
-    fifo, _, _ = play(fabs(), by_the_rule)
+    [(idle, _, _)] = play(fabs(may_wait=True), wait)
+    (busy, _, _), (fifo, _, _) = play(fabs(), wait, by_the_rule)
     assert int(idle.fab.figures.moves.sum()) == 0
     for x, y in zip(jax.tree.leaves(busy), jax.tree.leaves(fifo), strict=True):
         np.testing.assert_array_equal(_data(x), _data(y))

@@ -8,6 +8,7 @@ The generator is Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel ran
 easy as 1, 2, 3"), the one under `jax.random`, but elementwise: one key and one counter per number.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -61,7 +62,11 @@ def draw(key: Words, stream: int, counter: jax.Array, minor: jax.Array | int = 0
     """
     x = jnp.asarray(counter).astype(jnp.uint32)
     y = jnp.asarray(minor).astype(jnp.uint32) | jnp.uint32(stream << 28)
-    x, y = jnp.broadcast_arrays(x, y)
+    return _threefry(key, *jnp.broadcast_arrays(x, y))
+
+
+@jax.jit  # so that the many draws of a step are traced once
+def _threefry(key: Words, x: jax.Array, y: jax.Array) -> Words:
     keys = (key.a, key.b, key.a ^ key.b ^ jnp.uint32(0x1BD11BDA))
     x, y = x + keys[0], y + keys[1]
     for block in range(5):
@@ -78,6 +83,7 @@ def uniform(bits: jax.Array) -> jax.Array:
     return ((bits >> 9).astype(jnp.float32) + 0.5) * jnp.float32(2.0**-23)
 
 
+@functools.partial(jax.jit, static_argnames="kinds")  # as `_threefry`
 def duration(
     bits: Words, mean: jax.Array, kind: jax.Array, cv: jax.Array, kinds: tuple[int, ...]
 ) -> jax.Array:
