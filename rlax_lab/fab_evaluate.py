@@ -439,6 +439,7 @@ def summarize(found: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
 
 
 def mean_of(x: np.ndarray) -> dict[str, Any]:
+    """The mean of ``[configs]`` with its 95 % t-interval, as result files have it."""
     mean, low, high = fab_cli.interval(x)
     return {"mean": mean, "ci95": [low, high]}
 
