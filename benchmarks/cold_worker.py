@@ -20,9 +20,9 @@ Course = tuple[float, float, float | None]
 
 
 def ours(seed: int, steps: int, _: str) -> Course:
-    from rlax_lab import ppo, train
+    from rlax_lab import packages, ppo, train
 
-    env, env_params = ours("registry").make("CartPole-v1")
+    env, env_params = packages.ours("registry").make("CartPole-v1")
     learner = ppo.make(env, ppo.Config(), env_params)
     keys = train.seed_keys(seed, 1)
     with ThreadPoolExecutor() as pool:

@@ -23,11 +23,11 @@ Work = tuple[Callable[[], Any], int, int]  # do it; its environment steps; its g
 def ours(case: dict[str, Any]) -> Work:
     import jax
 
-    from rlax_lab import cli, shards, train
+    from rlax_lab import cli, packages, shards, train
 
     devices = case.get("devices", 1)
     jax.config.update("jax_num_cpu_devices", devices)  # which counts for nothing on a GPU
-    env, env_params = ours("registry").make(case["env"])
+    env, env_params = packages.ours("registry").make(case["env"])
     module = cli.ALGORITHMS[case["algo"]]
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in case["ours"].items()}
     config = module.Config(**fields, total_steps=10**9)

@@ -262,11 +262,11 @@ def model(done: Run, fab: int, index: int) -> fab_simpy.Fab:
     return made
 
 
-# The slow ones have nothing that the last two are without.
+# The slow ones have nothing that the others are without.
 @pytest.mark.parametrize(
     "index",
     [
-        pytest.param(index, marks=pytest.mark.slow if index not in (3, 11, 12) else [])
+        pytest.param(index, marks=pytest.mark.slow if index not in (3, 5, 9, 11, 12) else [])
         for index in range(len(STRUCTURES))
     ],
 )
@@ -417,7 +417,7 @@ def test_two_rules_see_the_same_draws() -> None:
     assert all(took[n] == taken[n] for n in both)
 
 
-@pytest.mark.parametrize("index", [3, 11])
+@pytest.mark.parametrize("index", [3, pytest.param(8, marks=pytest.mark.slow), 11])
 def test_invariants(index: int) -> None:
     """What must hold in any fab: of lots, tools, batches, times and integrals."""
     done = run(index)
