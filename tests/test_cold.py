@@ -1,10 +1,11 @@
 """What the measurements of scaling and of cold processes do with what they measured."""
 
 import json
+import sys
 
 import pytest
 
-from benchmarks import cold, scaling, throughput
+from benchmarks import cold, cold_worker, scaling, throughput
 
 
 @pytest.mark.parametrize("axis", scaling.AXES)
@@ -28,6 +29,13 @@ def test_a_picture_of_what_was_measured(tmp_path):
     result = {"seeds": {"by_number": {"1": row, "4": row}}, "devices": {"by_number": {"1": row}}}
     out = scaling.draw(result, tmp_path / "scaling.png")
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_worker_trains_a_window(tmp_path):
+    found = cold.once(sys.executable, "ours", 0, cold_worker.WINDOW, "", str(tmp_path))
+    assert found["prepared"] > 0
+    assert found["seconds"] is None  # so soon nothing is solved
+    assert any(tmp_path.iterdir())
 
 
 def test_cold_processes_run_in_turns_each_with_its_cache(monkeypatch):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlax_lab import checkpoint, fab_cli, fab_policy, fab_train, runs, vector
+from rlax_lab import checkpoint, fab_cli, fab_policy, fab_train, runs
 from rlax_lab.cli import main
 from rlax_lab.config import to_json
 from rlax_lab.errors import InputError
@@ -298,13 +298,16 @@ def test_a_run_begins_with_the_policy_of_another(folder: Path) -> None:
     before = fab_train.decider(folder, plan)
 
     def played(key: jax.Array) -> Any:
-        start = vector.reset(env, env.default_params, key, 4)
-        step = lambda state: vector.step(  # noqa: E731
-            env, env.default_params, state, jax.vmap(before.act)(state.observation), key
-        )[0]
-        return jax.lax.scan(lambda s, _: (step(s), s.observation), start, length=32)[1]
+        def step(carry: Any, _: None) -> Any:
+            seen, fab = carry
+            return env.step_env(key, fab, before.act(seen), env.default_params)[:2], seen
 
-    seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.jit(played)(jax.random.key(2)))
+        start = env.reset_env(key, env.default_params)
+        return jax.lax.scan(step, start, length=32)[1]
+
+    keys = jax.random.split(jax.random.key(2), 4)
+    seen = jax.jit(jax.vmap(played))(keys)
+    seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
     chosen = jax.jit(jax.vmap(before.act))(seen)
     assert np.any((chosen >= 0) & (np.take_along_axis(seen.preference, chosen, 1) < 0))
     same = {"hidden": 4, "start": str(folder)}
@@ -336,7 +339,8 @@ def test_a_run_begins_with_the_policy_of_another(folder: Path) -> None:
 
 
 def test_a_family_is_stacked() -> None:
-    config = fab_train.Config(fabs=3, days=1.0, num_envs=2, num_steps=4, num_minibatches=1)
+    few = {"num_envs": 2, "num_steps": 4, "num_minibatches": 1}
+    config = fab_train.Config(fabs=3, days=1.0, warmup=0.1, **few)
     task = fab_train.task("fab-20x300-conwip", config, threshold=0.0)
     work = task.env_params.instance.work
     assert len(work) == 3
