@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlax_lab import checkpoint, commands, evolution, fab_policy, mappo, runs, shards, vector
+from rlax_lab import checkpoint, commands, evolution, fab_policy, mappo, runs, shards
 from rlax_lab import config as configs
 from rlax_lab.config import configuration, setting
 from rlax_lab.errors import InputError
@@ -120,6 +120,8 @@ def command(words: list[str], algo: str = PPO) -> int:
     commands.use_all_cores()
     settings = commands.build_settings(Settings, given)
     config = commands.build(CONFIGS[algo], given)
+    folder = parsed.out or new_folder(algo, given["env"])
+    runs.check_place(folder, parsed.resume)
     commands.use_compilation_cache()
     made = task(
         given["env"],
@@ -129,7 +131,6 @@ def command(words: list[str], algo: str = PPO) -> int:
         settings.eval_episodes,
         begins=not parsed.resume,
     )
-    folder = parsed.out or new_folder(algo, given["env"])
     return commands.run(made, settings, folder, parsed.resume)
 
 
@@ -299,18 +300,17 @@ def importance(folder: Path, plan: Any, fabs: int = 8, steps: int = 256) -> dict
       be chosen, or a group's among the groups that choose, or the fab's among the steps.
     """
     env, env_params, pi, params = _load(folder, plan)
-    key = jax.random.key(0)
-
-    def body(state: Any, _: None) -> tuple[Any, Any]:
-        action = pi.act(params, state.observation)
-        return vector.step(env, env_params, state, action, key)[0], state.observation
 
     @jax.jit
-    def played() -> Any:
-        start = vector.reset(env, env_params, key, fabs)
-        return jax.lax.scan(body, start, length=steps)[1]
+    @jax.vmap
+    def played(key: jax.Array) -> Any:
+        def body(carry: Any, _: None) -> tuple[Any, Any]:
+            seen, state = carry
+            return env.step_env(key, state, pi.act(params, seen), env_params)[:2], seen
 
-    seen = played()
+        return jax.lax.scan(body, env.reset_env(key, env_params), length=steps)[1]
+
+    seen = played(jax.random.split(jax.random.key(0), fabs))
     assert pi.acts is not None
     acts, before = pi.acts(seen), pi.act(params, seen)
 

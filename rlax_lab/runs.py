@@ -343,17 +343,24 @@ def _record(task: Task, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _check_folder(folder: Path, record: dict[str, Any], resume: bool) -> None:
+def check_place(folder: Path, resume: bool) -> None:
+    """Raises InputError where `folder` has no room for a run, or something else is in it."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; a run needs a folder.")
+    if resume:
+        return
+    # A run that was killed before its config.json was written left its first checkpoint only.
+    others = [p for p in folder.iterdir() if not _left_by_a_kill(p)] if folder.is_dir() else []
+    if others:
+        what = "another run" if (folder / "config.json").exists() else "other files"
+        raise InputError(
+            f"{folder} holds {what}; give another --out, or --resume to go on with a run."
+        )
+
+
+def _check_folder(folder: Path, record: dict[str, Any], resume: bool) -> None:
+    check_place(folder, resume)
     if not resume:
-        # A run that was killed before its config.json was written left its first checkpoint only.
-        others = [p for p in folder.iterdir() if not _left_by_a_kill(p)] if folder.is_dir() else []
-        if others:
-            what = "another run" if (folder / "config.json").exists() else "other files"
-            raise InputError(
-                f"{folder} holds {what}; give another --out, or --resume to go on with a run."
-            )
         return
     before = read_record(folder, sweep="trials" in record)
     flat, flat_before = ({**r, **r.get("config", {})} for r in (record, before))

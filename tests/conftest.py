@@ -1,5 +1,6 @@
 """All tests run with rank promotion forbidden, and reuse what earlier runs compiled."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -14,6 +15,9 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tracing makes many objects that stay. To look for garbage among them took a fifteenth of the time.
+gc.set_threshold(100_000)
 
 # Derandomised: a failure is a failure on every machine and in every run.
 hypothesis.settings.register_profile(

@@ -316,7 +316,7 @@ def check_figures(state: Any, fab: int, other: fab_simpy.Fab) -> None:
     ("index", "part"),
     [
         (3, 0.8),
-        (11, 0.9),
+        pytest.param(11, 0.9, marks=pytest.mark.slow),
         *(pytest.param(index, 0.8, marks=pytest.mark.slow) for index in (2, 8, 10)),
     ],
 )
@@ -334,8 +334,8 @@ def test_one_dispatch_at_a_time_is_the_same(index: int, part: float) -> None:
     assert steps[0] < part * steps[1]
 
 
-def test_vmapped_fabs_do_what_they_do_alone() -> None:
-    index = 11
+@pytest.mark.parametrize("index", [3, pytest.param(11, marks=pytest.mark.slow)])
+def test_vmapped_fabs_do_what_they_do_alone(index: int) -> None:
     together = run(index)
     window = figures.Window(jnp.int32(START), jnp.int32(END))
 

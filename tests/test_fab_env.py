@@ -263,7 +263,9 @@ def test_choices_are_obeyed() -> None:
     assert (moves != np.asarray(other.figures.cycle_time.low)[0]).any()
 
 
-@pytest.mark.parametrize("rule", ["WSPT", "setup > weight > CR"])
+@pytest.mark.parametrize(
+    "rule", [pytest.param("WSPT", marks=pytest.mark.slow), "setup > weight > CR"]
+)
 def test_the_preferred_lots_are_the_rules(rule: str) -> None:
     """Actions that take what the rule prefers, or none of them, are the rule."""
     fab = fabs(rule=rule)

@@ -297,17 +297,8 @@ def test_a_run_begins_with_the_policy_of_another(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**run, "config": to_json(config)}))
     before = fab_train.decider(folder, plan)
 
-    def played(key: jax.Array) -> Any:
-        # One episode: `vector.step` would compile its start a second time.
-        def step(carry: Any, _: None) -> Any:
-            seen, fab = carry
-            return env.step_env(key, fab, before.act(seen), env.default_params)[:2], seen
-
-        start = env.reset_env(key, env.default_params)
-        return jax.lax.scan(step, start, length=32)[1]
-
-    seen = jax.jit(jax.vmap(played))(jax.random.split(jax.random.key(2), 4))
-    seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
+    begin = jax.jit(jax.vmap(lambda key: env.reset_env(key, env.default_params)[0]))
+    seen = begin(jax.random.split(jax.random.key(2), 128))
     chosen = jax.jit(jax.vmap(before.act))(seen)
     assert np.any((chosen >= 0) & (np.take_along_axis(seen.preference, chosen, 1) < 0))
     same = {"hidden": 4, "start": str(folder)}
