@@ -293,11 +293,12 @@ def importance(folder: Path, plan: Any, fabs: int = 8, steps: int = 256) -> dict
     Args:
       folder: of the run.
       plan: the fab in which it decides.
-      fabs, steps: how many fabs it plays, and for how many steps.
+      fabs, steps: how many fabs it plays, and for how many steps, or until their last lots leave.
 
     Returns:
       By feature, the part of the decisions that change when it is shuffled among the lots that can
-      be chosen, or a group's among the groups that choose, or the fab's among the steps.
+      be chosen, or a group's among the groups that choose, or the fab's among the steps at
+      which some group chooses.
     """
     env, env_params, pi, params = _load(folder, plan)
 
@@ -320,13 +321,12 @@ def importance(folder: Path, plan: Any, fabs: int = 8, steps: int = 256) -> dict
 
     names = ours("fab.env")
     rng = np.random.default_rng(0)
-    everywhere = np.ones(seen.fab.shape[:-1], bool)
     found = {}
     for field, features, where in (
         ("preference", ("the rule's preference",), seen.options),
         ("lots", names.LOT_FEATURES, seen.options),
         ("groups", names.GROUP_FEATURES, acts),
-        ("fab", names.FAB_FEATURES, everywhere),
+        ("fab", names.FAB_FEATURES, acts.any(-1)),
     ):
         prefix = {"groups": "group: ", "fab": "fab: "}.get(field, "")
         for i, feature in enumerate(features):

@@ -344,7 +344,7 @@ def _record(task: Task, settings: Settings) -> dict[str, Any]:
 
 
 def check_place(folder: Path, resume: bool) -> None:
-    """Raises InputError where `folder` has no room for a run, or something else is in it."""
+    """Raises InputError where `folder` is a file, or must be new to a run and is not."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; a run needs a folder.")
     if resume:
