@@ -45,13 +45,14 @@ class Fabs:
     days: float = setting(120.0, "simulated days of an episode of training", above=0)
     eval_days: float = setting(
         40.0,
-        "of an evaluation, always of the same fabs, after half as many that do not count, as a "
-        "policy can do well for days only",
+        "of an evaluation, always of the same fabs; after half as many that do not count, as a "
+        "policy can do well for days only, but where releases are a list",
         above=0,
     )
     warmup: float | None = setting(
         None,
-        "days under the rule before every episode; none: three times the work of the longest route",
+        "days under the rule before every episode; none: three times the work of the longest "
+        "route, or 0 where releases are a list",
         low=0,
     )
     fabs: int = setting(1, "fabs of a random family to train on, an episode on one of them", low=1)
@@ -80,7 +81,12 @@ class Evolution(Fabs, fab_policy.Config, evolution.Config):
     days: float = setting(
         40.0, "simulated days of a play, after which the next one goes on", above=0
     )
-    settle: float = setting(10.0, "of them, until what a mutant does is counted", low=0)
+    settle: float | None = setting(
+        None,
+        "of them, until what a mutant does is counted; none: a quarter, or 0 where releases are a "
+        "list",
+        low=0,
+    )
 
 
 CONFIGS: dict[str, Any] = {PPO: Config, EVOLUTION: Evolution}
@@ -207,9 +213,12 @@ def _evolution(env: Any, params: Any, config: Evolution, turns: int) -> Learner:
     Raises:
       InputError: on a configuration that cannot work.
     """
-    if config.settle >= config.days:
-        raise InputError(f"settle is {config.settle}, but must be less than days, {config.days}.")
     one = jax.tree.map(lambda x: x[0], params)
+    settle = config.settle
+    if settle is None:
+        settle = 0.0 if _ends(one.instance) else config.days / 4
+    if settle >= config.days:
+        raise InputError(f"settle is {settle}, but must be less than days, {config.days}.")
     pi = fab_policy.make(env, one, config)
     figures, longest = ours("fab.figures"), ours("fab.instance").LONGEST_RUN
 
@@ -226,10 +235,11 @@ def _evolution(env: Any, params: Any, config: Evolution, turns: int) -> Learner:
         own = at(which)
         act = functools.partial(pi.act, Params(network, None))
         began = fab._replace(figures=figures.Figures.zeros(own.instance))
-        ended, gained = _play(own, began, _deciding(env, own, act), config.settle, config.days)
-        # One that got more lots than it has slots for, or is about to run out of ticks, goes on
-        # where it began.
-        spent = ended.late | (ended.window.end > longest - _ticks(own, config.days))
+        ended, gained = _play(own, began, _deciding(env, own, act), settle, config.days)
+        # One that got more lots than it has slots for, whose last lot has left, or that is about to
+        # run out of ticks, goes on where it began.
+        spent = ended.late | env.empty(ended)
+        spent = spent | (ended.window.end > longest - _ticks(own, config.days))
         onward = jax.tree.map(lambda x, y: jnp.where(spent, x, y), origin, ended)
         return (which, onward, origin), gained
 
@@ -301,6 +311,9 @@ def importance(folder: Path, plan: Any, fabs: int = 8, steps: int = 256) -> dict
       which some group chooses.
     """
     env, env_params, pi, params = _load(folder, plan)
+    if _ends(plan.instance):
+        # A warm-up that suits the fab of the run could be longer than this list.
+        env_params = env_params.replace(warmup=jnp.int32(0))
 
     @jax.jit
     @jax.vmap
@@ -317,7 +330,7 @@ def importance(folder: Path, plan: Any, fabs: int = 8, steps: int = 256) -> dict
 
     @jax.jit
     def changed(seen: Any) -> jax.Array:
-        return jnp.sum((pi.act(params, seen) != before) & acts) / jnp.sum(acts)
+        return jnp.sum((pi.act(params, seen) != before) & acts) / jnp.maximum(jnp.sum(acts), 1)
 
     names = ours("fab.env")
     rng = np.random.default_rng(0)
@@ -443,12 +456,19 @@ def work_days(plan: Any) -> float:
 
 
 def _params(plan: Any, config: Fabs) -> Any:
-    warmup = 3 * work_days(plan) if config.warmup is None else config.warmup
+    warmup = config.warmup
+    if warmup is None:
+        warmup = 0.0 if _ends(plan.instance) else 3 * work_days(plan)
     params = ours("fab.env").make_params(plan, config.days, warmup)
     if config.objective == "all":
         return params
     alone = [float(name == config.objective) for name in ours("fab.env").OBJECTIVES]
     return params.replace(weights=jnp.array(alone, jnp.float32))
+
+
+def _ends(instance: Any) -> bool:
+    """Whether a last lot leaves: releases are a list, whose every lot should count."""
+    return isinstance(instance.releases, ours("fab.instance").Planned)
 
 
 def _deciding(env: Any, params: Any, act: Callable[[Any], Any]) -> Any:
@@ -480,23 +500,34 @@ def _measure(
     """``measure(of) -> mean return`` of fabs, in each of which ``of(its params)`` dispatches.
 
     They are always the same with the same draws, from where the environment's rule left them. Half
-    as many days as count come first: a rule that takes over can do well at once and badly after it.
+    as many days as count come first, but where releases are a list, which may be over by then: a
+    rule that takes over can do well at once and badly after it.
 
     Args:
       env: of any of the fabs.
       params: theirs ``[K]``, of which each is as often played as any other, give or take one.
       days: that count.
       episodes: how many fabs.
+
+    Raises:
+      InputError: where the last lot of some fab has left before that.
     """
     simulate = ours("fab.simulate")
     own = jax.tree.map(lambda x: x[jnp.arange(episodes) % len(params.horizon)], params)
     warm = simulate.deal(jax.vmap(env.warm), episodes, (True, True))
     # On the host, as they are for whatever devices a run has.
     starts = jax.device_get(jax.jit(warm)(jax.random.split(jax.random.key(0), episodes), own))
+    if jax.vmap(env.empty)(starts).any():
+        warmup = float(params.warmup[0] / params.day[0])
+        raise InputError(
+            f"warmup is {warmup:.3g} days, but by then the last lot of the list has left; without "
+            "--warmup all of them count."
+        )
+    settle = 0.0 if _ends(own.instance) else days / 2
 
     def measure(of: Callable[[Any], Any]) -> jax.Array:
         def gained(own: Any, start: Any) -> jax.Array:
-            return _play(own, start, of(own), days / 2, days / 2 + days)[1]
+            return _play(own, start, of(own), settle, settle + days)[1]
 
         return jnp.mean(jax.vmap(gained)(own, starts))
 

@@ -29,6 +29,13 @@ weight = [1, 5]
 due_factor = [1, 3]
 route = [["wet", {mean = 15, kind = "lognormal", cv = 0.5}], ["litho", 12], ["wet", 9]]
 """
+# Lots of 10 minutes on one tool: two that come at once, and one later.
+LIST = """
+releases = [[0, "part"], [0, "part"], [100, "part"]]
+[groups.press]
+[products.part]
+route = [["press", 10]]
+"""
 FLAGS = [
     *("--days", "0.2", "--num-envs", "4", "--num-steps", "8", "--num-minibatches", "2"),
     *("--total-steps", "256", "--reports", "4", "--eval-episodes", "2", "--eval-days", "0.2"),
@@ -178,6 +185,25 @@ def test_a_play_is_a_stretch_of_the_fab() -> None:
     assert len(np.unique(returns)) == 3
     for x, y in zip(jax.tree.leaves(after.env[1].lots), jax.tree.leaves(ended.lots), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_a_list_of_releases_counts_from_its_first_lot(folder: Path) -> None:
+    """Its lots are in the fab for 10, 20 and 10 minutes, in every evaluation and in every play."""
+    (folder / "list.toml").write_text(LIST)
+    config = fab_train.Evolution(
+        rule="SPT", num_envs=1, total_steps=2, objective="cycle_time", days=1.0, hidden=4
+    )
+    task = fab_train.task("list.toml", config, episodes=2)
+    # In mean operations, over the three lots that there can be at once.
+    expected = -(10 + 20 + 10) / 10 / 3
+    assert task.threshold == pytest.approx(expected, rel=1e-5)
+    state = jax.jit(task.learner.init)(jax.random.key(0))
+    update = jax.jit(task.learner.update)
+    for _ in range(2):
+        state, sums = update(state)
+        assert float(sums["episode_return"]) == pytest.approx(2 * expected, rel=1e-5)
+    with pytest.raises(InputError, match=r"warmup is 1 days, but by then the last lot .* has left"):
+        fab_train.task("list.toml", replace(config, warmup=1.0), episodes=2)
 
 
 def test_all_fabs_are_played(monkeypatch: pytest.MonkeyPatch) -> None:

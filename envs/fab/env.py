@@ -246,7 +246,11 @@ class FabEnv(Environment[EnvState, EnvParams]):
 
     def is_terminated(self, state: EnvState, params: EnvParams) -> jax.Array:
         """Whether the last lot has left; where lots keep coming, never."""
-        return (state.fab.lots.ready >= NEVER).all()
+        return self.empty(state.fab)
+
+    def empty(self, fab: dynamics.State) -> jax.Array:
+        """Whether the last lot of a list has left."""
+        return (fab.lots.ready >= NEVER).all()
 
     def is_truncated(self, state: EnvState, params: EnvParams) -> jax.Array:
         over = state.totals.tick >= params.horizon
