@@ -25,7 +25,13 @@ def summary_of(name, seeds, folder, monkeypatch, reports=1):
     return json.loads((folder / "summary.json").read_text()), target
 
 
-@pytest.mark.parametrize("name", ["reinforce", "actor_critic", "a2c", "a3c", "ppo"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name not in ("a2c", "ppo") else [])
+        for name in ("reinforce", "actor_critic", "a2c", "a3c", "ppo")
+    ],
+)
 def test_solves_cartpole(name, tmp_path, monkeypatch):
     """The older two on average; A2C and PPO with every seed, A3C with every seed but one at most.
 

@@ -188,7 +188,7 @@ def test_killed_again_and_again(start, finish, workspace, reference, shapes):
         time.sleep(rng.uniform(0, 0.1))
 
     killed = []
-    for moment in (importing, saving_first, compiling, training, training, compiling, training):
+    for moment in (importing, saving_first, training, compiling, training):
         # Before there is a config.json there is no run to resume.
         resume = ["--resume"] if (run / "config.json").exists() else FLAGS
         process = start(*TRAIN, "--out", "killed", "--checkpoint-seconds", "0", *resume)
