@@ -476,6 +476,8 @@ def draw(found: dict[str, dict[str, np.ndarray]], summary: dict[str, Any], out: 
             best["weighted_tardiness"],
             mine["weighted_tardiness"],
             s=9,
+            alpha=0.4,  # thousands lie on each other
+            linewidths=0,
             color=look["color"],
             label=name,
         )
