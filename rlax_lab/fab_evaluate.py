@@ -470,7 +470,7 @@ def draw(found: dict[str, dict[str, np.ndarray]], summary: dict[str, Any], out: 
         mine, look = found[name], plots.look(i)
         ahead = np.sort(mine["objective"] - best["objective"])
         part = 100 * np.arange(1, 1 + len(ahead)) / len(ahead)
-        label = f"{name}: ahead in {np.mean(ahead > 0):.1%}"
+        label = f"{name}:\nahead in {np.mean(ahead > 0):.1%}"
         left.plot(ahead, part, **look, label=label)
         right.scatter(
             best["weighted_tardiness"],
@@ -493,9 +493,9 @@ def draw(found: dict[str, dict[str, np.ndarray]], summary: dict[str, Any], out: 
     right.set_yscale("log")
     for axis in (right.xaxis, right.yaxis):
         axis.set_minor_formatter(NullFormatter())
-    right.set_xlabel(f"weighted tardiness under {summary['best_rule']}, h")
-    right.set_ylabel("under the policy, h")
-    left.legend(loc="lower right", fontsize=8)
+    right.set_xlabel(f"weighted tardiness, h,\nunder {summary['best_rule']}")
+    right.set_ylabel("under the policy")
+    left.legend(loc="best", fontsize=8)
     figure.suptitle(f"{summary['configs']} fabs")
     return plots.save(figure, out)
 

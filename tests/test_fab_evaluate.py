@@ -139,11 +139,12 @@ def test_evaluations_in_pieces_are_one(folder: Path, capsys: pytest.CaptureFixtu
     assert "first and others differ in days: 4.0 and 5.0." in refused("first", "others")
 
 
-def test_the_committed_evaluation_is_that_of_its_pieces(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["fab_held_out", "fab_held_out_conwip"])
+def test_the_committed_evaluation_is_that_of_its_pieces(name: str, folder: Path) -> None:
     """The figures of every fab are kept, and the result file is what they come to."""
     results = Path(fab_stability.__file__).parent / "results"
-    kept = json.loads((results / "fab_held_out.json").read_text())
-    pieces = sorted((results / "fab_held_out").iterdir())
+    kept = json.loads((results / f"{name}.json").read_text())
+    pieces = sorted((results / name).iterdir())
     assert len(pieces) == len(kept["pieces"])
     assert main(["fab", "pool", *map(str, pieces), "--out", "pooled"]) == 0
     pooled = json.loads((folder / "pooled" / "evaluation.json").read_text())
