@@ -321,7 +321,7 @@ def check_figures(state: Any, fab: int, fabs: instance.Instance, other: fab_simp
     assert here == {n: r for n, r in stay.items() if r < END}
 
 
-# The slow ones have all that the ninth has, releases that others have too, and of how lots are
+# The slow ones have all that the tenth has, releases that others have too, and of how lots are
 # chosen nothing that fabs of `test_fab_dynamics` with all features are without.
 @pytest.mark.parametrize(
     "index",
