@@ -5,6 +5,8 @@ import itertools
 import json
 import shlex
 import time
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +47,11 @@ TARGETS = (
 )
 
 
+# How the names of policies begin among the contenders.
+_POLICY = "policy "
+# Settings that say which fabs, and those that say who is compared on them.
+_WHICH = frozenset({"seed", "configs", "at_once"})
+_WHO = frozenset({"policies", "rules"})
 # How many times as many slots there are for fabs that overflow.
 _WIDER = 4
 
@@ -90,6 +97,14 @@ def command(words: list[str]) -> None:
         help="folders of training runs, each with a policy for each of its seeds",
     )
     parser.add_argument("--out", type=Path, help="a folder (default: a new one under runs/)")
+    parser.add_argument(
+        "--known",
+        type=Path,
+        action="append",
+        default=[],
+        help="the folder of an earlier evaluation: rules that were simulated there on the same "
+        "fabs are not simulated again; may be given several times",
+    )
     commands.add_settings(parser, Settings)
     parsed = parser.parse(words)
     settings = commands.build(Settings, commands.given(parsed))
@@ -100,12 +115,17 @@ def command(words: list[str]) -> None:
     # With how far they were trained: figures of one policy never stand beside those of another.
     trained = {str(path): fab_train.updates(path) for path in parsed.policies}
     record = {"policies": trained, **to_json(settings)}
-    _prepare(folder, record)
-    found = simulate(settings, contenders, folder / "parts", Console(highlight=False))
+    known = [_Piece.read(path) for path in parsed.known]
+    for piece in known:
+        piece.check_like(record, folder, _WHICH | _WHO)
+    _prepare(folder, record | ({"known": [str(x) for x in parsed.known]} if known else {}))
+    console = Console(highlight=False)
+    found = simulate(settings, contenders, folder / "parts", console, known)
     about = {
         "command": shlex.join(["rlax-lab", "fab", "evaluate", *words]),
         "settings": record,
         "trained": {path.name: fab_train.read_record(path) for path in parsed.policies},
+        "known": [one for piece in known for one in piece.origins()],
     }
     _finish(folder, about, found)
 
@@ -124,8 +144,8 @@ def pool(words: list[str]) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="folders of `fab evaluate`")
     parser.add_argument("--out", type=Path, help="a folder (default: a new one under runs/)")
     parsed = parser.parse(words)
-    pieces = sorted((_Piece.read(path) for path in parsed.runs), key=lambda piece: piece.first)
-    for one, other in itertools.pairwise(pieces):
+    pieces = sorted((_Piece.read(path) for path in parsed.runs), key=lambda piece: piece.seeds[0])
+    for one, other in itertools.combinations(pieces, 2):
         one.check_before(other)
     settings = pieces[0].about["settings"]
     folder = parsed.out or fab_cli.new_folder("evaluate", settings["family"])
@@ -142,11 +162,7 @@ def pool(words: list[str]) -> None:
             "configs": sum(piece.about["configs"] for piece in pieces),
         },
         "trained": pieces[0].about["trained"],
-        "pieces": [
-            {"seeds": [piece.first, piece.last]}
-            | {name: piece.about[name] for name in ("command", *provenance.FIELDS)}
-            for piece in pieces
-        ],
+        "pieces": [one for piece in pieces for one in piece.origins()],
     }
     _finish(folder, about, found)
 
@@ -193,28 +209,47 @@ class _Piece(NamedTuple):
         )
 
     @property
-    def first(self) -> int:
-        """The seed of its first fab."""
-        return int(self.about["settings"]["seed"])
+    def seeds(self) -> list[int]:
+        """Of its fabs."""
+        first = self.about["settings"]["seed"]
+        alone = [{"seeds": [first, first + self.about["configs"] - 1]}]
+        ranges = (piece["seeds"] for piece in self.about.get("pieces", alone))
+        return [seed for first, last in ranges for seed in range(first, last + 1)]
 
-    @property
-    def last(self) -> int:
-        """The seed of its last fab."""
-        return self.first + int(self.about["configs"]) - 1
+    def origins(self) -> list[dict[str, Any]]:
+        """What a result says that has its figures: of each of its pieces, whence it is."""
+        if "pieces" in self.about:
+            return list(self.about["pieces"])
+        said = ("command", *provenance.FIELDS, "known")
+        seeds = [self.seeds[0], self.seeds[-1]]
+        return [{"seeds": seeds} | {x: self.about[x] for x in said if self.about.get(x)}]
+
+    def of(self, name: str, seeds: list[int]) -> dict[str, np.ndarray] | None:
+        """The figures of a rule in the fabs of `seeds`; None unless it has them all."""
+        place = {seed: i for i, seed in enumerate(self.seeds)}
+        if name not in self.found or name.startswith(_POLICY) or not place.keys() >= set(seeds):
+            return None
+        where = [place[seed] for seed in seeds]
+        return {figure: x[where] for figure, x in self.found[name].items()}
+
+    def check_like(self, settings: dict[str, Any], other: Path, but: AbstractSet[str]) -> None:
+        """Raises InputError unless those settings are its own, `but` for some."""
+        for name, mine in self.about["settings"].items():
+            if name not in but and mine != settings[name]:
+                raise InputError(
+                    f"{self.folder} and {other} differ in {name}: {mine} and {settings[name]}."
+                )
 
     def check_before(self, other: "_Piece") -> None:
-        """Raises InputError unless `other` is alike, and of fabs that come after these."""
-        mine, theirs = self.about["settings"], other.about["settings"]
-        for name in mine.keys() - {"seed", "configs", "at_once"}:
-            if mine[name] != theirs[name]:
-                raise InputError(
-                    f"{self.folder} and {other.folder} differ in {name}: {mine[name]} and "
-                    f"{theirs[name]}."
-                )
-        if other.first <= self.last:
+        """Raises InputError unless `other` is alike, and of other fabs than these."""
+        self.check_like(other.about["settings"], other.folder, _WHICH)
+        if self.about["trained"] != other.about["trained"]:
+            raise InputError(f"{self.folder} and {other.folder} are of policies trained otherwise.")
+        mine, theirs = self.seeds, other.seeds
+        if not set(mine).isdisjoint(theirs):
             raise InputError(
-                f"{self.folder} has the fabs of seeds {self.first} to {self.last}, and "
-                f"{other.folder} those of {other.first} to {other.last}; none may be in both."
+                f"{self.folder} has the fabs of seeds {mine[0]} to {mine[-1]}, and "
+                f"{other.folder} those of {theirs[0]} to {theirs[-1]}; none may be in both."
             )
 
 
@@ -240,7 +275,7 @@ def _contenders(settings: Settings, policies: list[Path]) -> dict[str, Any]:
         record = fab_train.read_record(path)
         for index in range(record["seeds"]):
             seed = f" seed {record['seed'] + index}" if record["seeds"] > 1 else ""
-            found.append((f"policy {path.name}{seed}", fab_train.policy(path, plan, index)))
+            found.append((f"{_POLICY}{path.name}{seed}", fab_train.policy(path, plan, index)))
     named = dict(found)
     if len(named) < len(found):
         raise InputError("two of the rules or policies have the same name.")
@@ -259,9 +294,14 @@ def _prepare(folder: Path, record: dict[str, Any]) -> None:
 
 
 def simulate(
-    settings: Settings, contenders: dict[str, Any], parts: Path, console: Console
+    settings: Settings,
+    contenders: dict[str, Any],
+    parts: Path,
+    console: Console,
+    known: Sequence["_Piece"] = (),
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Of every contender the figures ``[configs]``, saved piece by piece in the folder `parts`."""
+    """Of every contender the figures ``[configs]``, saved piece by piece in the folder `parts`, and
+    not simulated where some `known` evaluation has them."""
     parts.mkdir(parents=True, exist_ok=True)
     family = ours("fab.generator").FAMILIES[settings.family]
     programs = {name: _program(make) for name, make in contenders.items()}
@@ -274,6 +314,12 @@ def simulate(
         block: [parts / f"{block[0]:06}-{block[-1]:06}-{i:03}.npz" for i in range(len(contenders))]
         for block in blocks
     }
+    for block, (i, name), piece in itertools.product(blocks, enumerate(contenders), known):
+        figures = piece.of(name, [settings.seed + i for i in block])
+        if figures is not None and not files[block][i].is_file():
+            _save(files[block][i], figures)
+            at = f"fabs {block[0] + 1} to {block[-1] + 1}"
+            console.print(f"{at} under {name}: known from {piece.folder}")
     left = sum(len(block) for block in blocks for path in files[block] if not path.is_file())
     template: Any = None
     began, done = time.monotonic(), 0
@@ -297,9 +343,7 @@ def simulate(
                     )
                 if not np.isfinite(figures["cycle_time"]).all():
                     raise InputError(f"under '{name}', no lot leaves some fab; give more --days.")
-                partial = path.with_suffix(".partial.npz")
-                np.savez(partial, **figures)
-                partial.replace(path)
+                _save(path, figures)
                 done, left = done + len(block), left - len(block)
                 pace = (time.monotonic() - began) / done
                 console.print(
@@ -311,6 +355,14 @@ def simulate(
         name: {figure: np.concatenate([part[figure] for part in each]) for figure, *_ in FIGURES}
         for name, each in found.items()
     }
+
+
+def _save(path: Path, figures: dict[str, np.ndarray]) -> None:
+    """The whole file or none."""
+    partial = path.with_suffix(".partial.npz")
+    raw: dict[str, Any] = dict(figures)
+    np.savez(partial, **raw)
+    partial.replace(path)
 
 
 def _played(program: Any, params: Any, keys: jax.Array) -> dict[str, np.ndarray]:
@@ -405,7 +457,7 @@ def busiest(instance: Any, totals: Any) -> jax.Array:
 def summarize(found: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
     """Means with intervals, paired differences and targets, of figures ``[configs]`` by name."""
     names = list(found)
-    policies = [name for name in names if name.startswith("policy ")]
+    policies = [name for name in names if name.startswith(_POLICY)]
     rules = [name for name in names if name not in policies]
     best = max(rules, key=lambda name: found[name]["objective"].mean())
     result: dict[str, Any] = {

@@ -99,7 +99,9 @@ def test_figures_are_the_simulators(folder: Path, capsys: pytest.CaptureFixture[
     assert "holds other files; give another --out." in capsys.readouterr().err
 
 
-def test_evaluations_in_pieces_are_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluations_in_pieces_are_one(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fabs 0 to 2 and 3 to 4, evaluated apart and pooled in whatever order, are as 0 to 4."""
     words = [*WORDS, "--rules", "SPT", "--out"]
     assert main([*words, "whole"]) == 0
@@ -137,6 +139,37 @@ def test_evaluations_in_pieces_are_one(folder: Path, capsys: pytest.CaptureFixtu
     assert "nowhere has no evaluation.json" in refused("first", "nowhere")
     assert main([*words, "others", "--configs", "2", "--seed", "3", "--days", "5"]) == 0
     assert "first and others differ in days: 4.0 and 5.0." in refused("first", "others")
+    about = json.loads((folder / "others" / "evaluation.json").read_text())
+    about = {**about, "settings": other["settings"], "trained": {"run": {"algo": "mappo"}}}
+    about["settings"]["seed"] = 3
+    (folder / "others" / "evaluation.json").write_text(json.dumps(about))
+    assert "first and others are of policies trained otherwise." in refused("first", "others")
+
+    # What is known is not simulated again, a gap and other rules are.
+    played, play = 0, fab_evaluate._played
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal played
+        played += 1
+        return play(*arguments)
+
+    monkeypatch.setattr(fab_evaluate, "_played", counted)
+    words = [*WORDS, "--known", "first", "--rules", "SPT", "--at-once", "3"]
+    assert main([*words, "--known", "then", "--out", "known"]) == 0
+    assert played == 0
+    known = np.load(folder / "known" / "configurations.npz")
+    for key in pooled.files:
+        np.testing.assert_array_equal(known[key], pooled[key])
+    about = json.loads((folder / "known" / "evaluation.json").read_text())
+    assert about["known"] == other["pieces"]
+    assert main([*words, "--rules", "SPT, FIFO", "--out", "half"]) == 0
+    assert played == 3
+    half = np.load(folder / "half" / "configurations.npz")
+    for key in pooled.files:
+        np.testing.assert_allclose(half[key], pooled[key], rtol=1e-5, err_msg=key)
+    assert main([*words, "--days", "5", "--out", "refused"]) == 2
+    assert "first and refused differ in days: 4.0 and 5.0." in capsys.readouterr().err
+    assert not (folder / "refused").exists()
 
 
 @pytest.mark.parametrize("name", ["fab_held_out", "fab_held_out_conwip"])
