@@ -318,9 +318,10 @@ def simulate(
         figures = piece.of(name, [settings.seed + i for i in block])
         if figures is not None and not files[block][i].is_file():
             _save(files[block][i], figures)
-            at = f"fabs {block[0] + 1} to {block[-1] + 1}"
-            console.print(f"{at} under {name}: known from {piece.folder}")
     left = sum(len(block) for block in blocks for path in files[block] if not path.is_file())
+    total = settings.configs * len(contenders)
+    if left < total:
+        console.print(f"{total - left:,} of {total:,} fabs and rules or policies are known already")
     template: Any = None
     began, done = time.monotonic(), 0
     for block, paths in files.items():
