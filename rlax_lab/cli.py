@@ -18,7 +18,7 @@ from typing import Any
 from rlax_lab import a2c, a3c, actor_critic, commands, dqn, policy, ppo, reinforce, shards
 from rlax_lab import config as configs
 from rlax_lab.errors import InputError, NonFiniteError, nearest
-from rlax_lab.packages import ours
+from rlax_lab.packages import ours, set_apart
 
 ALGORITHMS: dict[str, Any] = {
     "reinforce": reinforce,
@@ -35,8 +35,15 @@ _PATIENCE = 300.0
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 2 on bad input, 1 where training diverged."""
-    words = sys.argv[1:] if words is None else list(words)
+    """Runs one command; returns the exit code: 2 on bad input, 1 where training diverged.
+
+    Args:
+      words: the command's; by default those of the process, which is then the command's own.
+    """
+    if words is None:
+        set_apart()
+        words = sys.argv[1:]
+    words = list(words)
     # Tracing makes many objects that stay. To look for garbage among them as often as Python does
     # by itself takes a fifteenth of a start.
     gc.set_threshold(100_000)

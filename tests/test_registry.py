@@ -215,6 +215,21 @@ def test_own_modules_come_first(workspace):
     ]
 
 
+def test_there_is_one_package_whoever_imports_it_first():
+    """And a command leaves its name to whom it may belong."""
+    code = """
+        import sys
+        from rlax_lab.packages import ours{0}
+        names = ours("registry").names()
+        print("envs" in sys.modules)
+        import envs.registry
+        print(envs.registry is ours("registry"))
+    """
+    assert python(code.format("")).split() == ["True", "True"]
+    apart = ", set_apart\n        set_apart()"
+    assert python(code.format(apart)).split() == ["False", "False"]
+
+
 # What goes wrong, in one sentence
 
 
