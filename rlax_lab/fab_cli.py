@@ -38,6 +38,8 @@ COMMANDS = {
     "export": "write a trained policy as a folder of a few KB, which stands for its run",
 }
 INSTANCE = "a ready-made fab, a .toml or .json file, fab4r:FILE, or job-shop:NAME or FILE"
+# How the names of policies begin where rules stand beside them.
+POLICY = "policy "
 # Rows of trace.csv that are written without being asked for.
 _ROWS = 100_000
 
@@ -387,7 +389,7 @@ def _conduct(
     commands.use_compilation_cache()
     from rlax_lab import fab_train
 
-    deciders = {f"policy {path.name}": fab_train.decider(path, plan) for path in policies}
+    deciders = {f"{POLICY}{path.name}": fab_train.decider(path, plan) for path in policies}
     rules = [*rules, *deciders]
     console = Console(highlight=False, soft_wrap=True)
     with _made(folder):
@@ -440,7 +442,7 @@ def _conduct(
     pictures[path] = "Lots in the fab over time, in replication 0."
     for number, trained in enumerate(policies, start=1):
         changed = fab_train.importance(trained, plan)
-        name_of = f"policy {trained.name}"
+        name_of = f"{POLICY}{trained.name}"
         path = fab_plots.importance(changed, name_of, folder / f"importance-{number}.png")
         pictures[path] = f"Which features move {name_of}: what it decides without them."
     rows = _rows(plan, results, summary)

@@ -47,8 +47,6 @@ TARGETS = (
 )
 
 
-# How the names of policies begin among the contenders.
-_POLICY = "policy "
 # Settings that say which fabs, and those that say who is compared on them.
 _WHICH = frozenset({"seed", "configs", "at_once"})
 _WHO = frozenset({"policies", "rules"})
@@ -146,7 +144,7 @@ def pool(words: list[str]) -> None:
     parsed = parser.parse(words)
     pieces = sorted((_Piece.read(path) for path in parsed.runs), key=lambda piece: piece.seeds[0])
     for one, other in itertools.combinations(pieces, 2):
-        one.check_before(other)
+        one.check_beside(other)
     settings = pieces[0].about["settings"]
     folder = parsed.out or fab_cli.new_folder("evaluate", settings["family"])
     check_new(folder)
@@ -226,8 +224,10 @@ class _Piece(NamedTuple):
 
     def of(self, name: str, seeds: list[int]) -> dict[str, np.ndarray] | None:
         """The figures of a rule in the fabs of `seeds`; None unless it has them all."""
+        if name not in self.found or name.startswith(fab_cli.POLICY):
+            return None
         place = {seed: i for i, seed in enumerate(self.seeds)}
-        if name not in self.found or name.startswith(_POLICY) or not place.keys() >= set(seeds):
+        if not place.keys() >= set(seeds):
             return None
         where = [place[seed] for seed in seeds]
         return {figure: x[where] for figure, x in self.found[name].items()}
@@ -240,7 +240,7 @@ class _Piece(NamedTuple):
                     f"{self.folder} and {other} differ in {name}: {mine} and {settings[name]}."
                 )
 
-    def check_before(self, other: "_Piece") -> None:
+    def check_beside(self, other: "_Piece") -> None:
         """Raises InputError unless `other` is alike, and of other fabs than these."""
         self.check_like(other.about["settings"], other.folder, _WHICH)
         if self.about["trained"] != other.about["trained"]:
@@ -275,7 +275,8 @@ def _contenders(settings: Settings, policies: list[Path]) -> dict[str, Any]:
         record = fab_train.read_record(path)
         for index in range(record["seeds"]):
             seed = f" seed {record['seed'] + index}" if record["seeds"] > 1 else ""
-            found.append((f"{_POLICY}{path.name}{seed}", fab_train.policy(path, plan, index)))
+            name = f"{fab_cli.POLICY}{path.name}{seed}"
+            found.append((name, fab_train.policy(path, plan, index)))
     named = dict(found)
     if len(named) < len(found):
         raise InputError("two of the rules or policies have the same name.")
@@ -315,9 +316,10 @@ def simulate(
         for block in blocks
     }
     for block, (i, name), piece in itertools.product(blocks, enumerate(contenders), known):
-        figures = piece.of(name, [settings.seed + i for i in block])
-        if figures is not None and not files[block][i].is_file():
-            _save(files[block][i], figures)
+        if not files[block][i].is_file():
+            figures = piece.of(name, [settings.seed + i for i in block])
+            if figures is not None:
+                _save(files[block][i], figures)
     left = sum(len(block) for block in blocks for path in files[block] if not path.is_file())
     total = settings.configs * len(contenders)
     if left < total:
@@ -458,7 +460,7 @@ def busiest(instance: Any, totals: Any) -> jax.Array:
 def summarize(found: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
     """Means with intervals, paired differences and targets, of figures ``[configs]`` by name."""
     names = list(found)
-    policies = [name for name in names if name.startswith(_POLICY)]
+    policies = [name for name in names if name.startswith(fab_cli.POLICY)]
     rules = [name for name in names if name not in policies]
     best = max(rules, key=lambda name: found[name]["objective"].mean())
     result: dict[str, Any] = {

@@ -60,13 +60,13 @@ def command(words: list[str]) -> None:
         if getattr(assumed, name) is None:
             raise InputError(f"--{name.replace('_', '-')} is missing: the value rests on it.")
     summary, found = read(parsed.evaluation)
-    policies = [name.removeprefix("policy ") for name in summary["policies"]]
+    policies = [name.removeprefix(fab_cli.POLICY) for name in summary["policies"]]
     policy = _one_of("policy", parsed.policy or (policies[0] if policies else ""), policies)
     if parsed.policy is None and len(policies) > 1:
         raise InputError(f"--policy is missing; there are {', '.join(policies)}.")
-    rules = [name for name in found if not name.startswith("policy ")]
+    rules = [name for name in found if not name.startswith(fab_cli.POLICY)]
     rule = _one_of("rule", parsed.against or summary["best_rule"], rules)
-    result = value(assumed, found[f"policy {policy}"], found[rule])
+    result = value(assumed, found[f"{fab_cli.POLICY}{policy}"], found[rule])
     record = {
         "command": shlex.join(["rlax-lab", "fab", "value", *words]),
         "policy": policy,

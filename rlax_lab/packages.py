@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_PATH = Path(__file__).resolve().parent.parent / "envs" / "__init__.py"
-_APART = "rlax_lab_envs"
+# See `set_apart`.
+_apart = False
 
 
 def ours(module: str) -> Any:
@@ -21,34 +21,30 @@ def ours(module: str) -> Any:
 
 
 def set_apart() -> None:
-    """Leaves the name `envs` to a user's package, which is not to be found yet, as a command leaves
-    it; where ours has it already, it stays so."""
-    if _APART in sys.modules or _is_ours(getattr(sys.modules.get("envs"), "__file__", None)):
-        return
-    spec = importlib.util.spec_from_file_location(
-        _APART, _PATH, submodule_search_locations=[str(_PATH.parent)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[_APART] = package = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package)
+    """Has `ours` leave the name `envs` to a user's package, which an import may find only later; no
+    effect where ours has the name already."""
+    global _apart
+    _apart = True
 
 
 @functools.cache
 def _package() -> str:
-    """The name of our `envs` package; always the same, as what two copies made of one class would
-    not be of one class."""
-    if _APART in sys.modules:
-        return _APART
+    """The name of our `envs` package, loaded; always the same, as what two copies made of one class
+    would not be of one class."""
+    path = Path(__file__).resolve().parent.parent / "envs" / "__init__.py"
     if "envs" in sys.modules:
         found = getattr(sys.modules["envs"], "__file__", None)
     else:
-        found = getattr(importlib.util.find_spec("envs"), "origin", None)
-    if _is_ours(found):
+        found = None if _apart else getattr(importlib.util.find_spec("envs"), "origin", None)
+    if found is not None and Path(found).resolve() == path:
         return "envs"
-    set_apart()
-    return _APART
-
-
-def _is_ours(file: str | None) -> bool:
-    return file is not None and Path(file).resolve() == _PATH
+    name = "rlax_lab_envs"
+    spec = importlib.util.spec_from_file_location(
+        name, path, submodule_search_locations=[str(path.parent)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[name] = package
+    spec.loader.exec_module(package)
+    return name

@@ -220,6 +220,7 @@ def test_there_is_one_package_whoever_imports_it_first():
     code = """
         import sys
         from rlax_lab.packages import ours{0}
+        assert "gymnax" not in sys.modules
         names = ours("registry").names()
         print("envs" in sys.modules)
         import envs.registry
