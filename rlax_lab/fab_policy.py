@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from rlax_lab import networks
 from rlax_lab.config import check, configuration, setting
 from rlax_lab.distributions import Choices
+from rlax_lab.errors import InputError
 from rlax_lab.model import Params
 from rlax_lab.policy import Policy
 from rlax_lab.returns import gae
@@ -78,6 +79,11 @@ def make(
     """
     config = config if config is not None else Config()
     check(config)
+    if not config.hidden and config.actors != "shared":
+        raise InputError(
+            f"actors is {config.actors}, but where hidden is 0 it must be shared: an index has one "
+            "set of weights."
+        )
     groups = len(jax.tree.leaves(env.action_space(env_params).spaces))
     lots = int(env.observation_space(env_params).spaces["group"].shape[0])
     fields = [field.name for field in dataclasses.fields(Config)]
@@ -178,7 +184,8 @@ class Network(nn.Module):
         # An index, as rules are, and what a network adds to it.
         index = self.param("index", nn.initializers.zeros_init(), (lots.shape[-1],))
         scores = lots @ index + self.prior * seen.preference
-        scores = scores + self._of_lots("actor", 0.01, lots, sees, seen.group, self.hidden)
+        if self.hidden:
+            scores = scores + self._of_lots("actor", 0.01, lots, sees, seen.group, self.hidden)
         over = seen.over[:, None]
         if self.critic is None:
             value = jnp.zeros((batch, self.groups))

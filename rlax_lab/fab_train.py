@@ -74,7 +74,9 @@ class Config(Fabs, mappo.Config):
 class Evolution(Fabs, fab_policy.Config, evolution.Config):
     """Configuration of a training run by evolution strategies."""
 
-    hidden: int = setting(8, "units of each of two hidden layers", low=1)
+    hidden: int = setting(
+        8, "units of each of two hidden layers; 0 for an index alone, linear in what is seen", low=0
+    )
     prior: float = setting(
         1.0, "by how much the score of a lot falls as the rule's preference for it does", low=0
     )
@@ -267,7 +269,7 @@ def _begun(learner: Learner, config: Any) -> Learner:
     # Which lot has the highest score stays the same where all that is added to the rule's
     # preference is scaled as that is.
     scale = config.prior / before.prior if config.prior and before.prior else 1.0
-    actor |= {name: scale * actor[name] for name in fab_policy.LINEAR}
+    actor |= {name: scale * actor[name] for name in fab_policy.LINEAR if name in actor}
 
     def init(key: jax.Array) -> Any:
         state = learner.init(key)

@@ -10,7 +10,7 @@ import pytest
 from envs.fab import describe, figures, rules
 from envs.fab import simulate as sim
 from envs.fab.env import FabEnv
-from rlax_lab import fab_policy, vector
+from rlax_lab import fab_policy, fab_train, vector
 from rlax_lab.errors import InputError
 from rlax_lab.rollout import rollout, successor_values
 
@@ -63,11 +63,20 @@ def coarse(pi: Any) -> Any:
     return pi._replace(act=act)
 
 
-@pytest.mark.parametrize("actors", ["shared", "embedded", "separate"])
-def test_an_untrained_policy_is_its_rule(actors: str) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        fab_policy.Config(actors="shared"),
+        fab_policy.Config(actors="embedded"),
+        fab_policy.Config(actors="separate"),
+        fab_train.Evolution(hidden=0),
+    ],
+    ids=["shared", "embedded", "separate", "index"],
+)
+def test_an_untrained_policy_is_its_rule(config: fab_policy.Config) -> None:
     """Its greedy dispatches are those of the rule that it starts from, to the last figure."""
     env = FabEnv(plan(), days=2, rule="setup > WSPT")
-    pi = fab_policy.make(env, env.default_params, fab_policy.Config(actors=actors))
+    pi = fab_policy.make(env, env.default_params, config)
     fab = play(env, pi, pi.init(jax.random.key(1)), 1500)
     window = figures.Window(jnp.int32(0), env.default_params.horizon)
     start = sim.start(env.default_params.instance, jax.random.key(0)[None], window)
@@ -97,6 +106,25 @@ def test_agents_as_a_rule_dispatch_as_in_the_environment(one_at_a_time: bool) ->
     assert (
         np.asarray(spt.figures.cycle_time.low) != np.asarray(alone.figures.cycle_time.low)
     ).any()
+
+
+def test_an_index_alone_is_linear_in_what_is_seen() -> None:
+    """Without hidden units, scores are a product with the features, besides the preference."""
+    env = FabEnv(plan(), rule="SPT")
+    config = fab_train.Evolution(hidden=0, prior=0.7)
+    pi = fab_policy.make(env, env.default_params, config)
+    weights = pi.init(jax.random.key(0))
+    (index,) = jax.tree.leaves(weights.network)
+    assert not index.any()
+    index = jax.random.normal(jax.random.key(1), index.shape)
+    weights = weights._replace(network=jax.tree.map(lambda _: index, weights.network))
+    seen, _ = env.reset_env(jax.random.key(0), env.default_params)
+    preference, lots, by = (np.float64(x) for x in (seen.preference, seen.lots, index))
+    wanted = (0.7 + by[0] / 5) * preference + lots @ by[1:]
+    where = np.asarray(seen.options)
+    assert where.any()
+    scores = pi.outputs(weights, seen)[0].scores
+    np.testing.assert_allclose(scores[where], wanted[where], atol=1e-5)
 
 
 @pytest.mark.parametrize("critic", ["lots", "central", "independent"])
@@ -183,3 +211,8 @@ def test_bad_settings() -> None:
     env = FabEnv(plan())
     with pytest.raises(InputError, match="actors is"):
         fab_policy.make(env, env.default_params, fab_policy.Config(actors="some"))
+    with pytest.raises(InputError, match="hidden is 0, but must be"):
+        fab_policy.make(env, env.default_params, fab_policy.Config(hidden=0))
+    index = fab_train.Evolution(hidden=0, actors="separate")
+    with pytest.raises(InputError, match="actors is separate, but where hidden is 0 it must be"):
+        fab_policy.make(env, env.default_params, index)
