@@ -21,7 +21,8 @@ OTHERS = {
     *("throughput", "cold", "hotspots", "parity", "scaling"),
     *("fab4r", "fab4r_policies", "fab_latency", "fab_speed"),
     *("fab_stability", "fab_stability_fab4r", "fab_tuned", "fab_tuned_conwip"),
-    *("fab_often", "fab_conwip", "fab_conwip_long", "fab_smaller", "fab_busier"),
+    *("fab_often", "fab_conwip", "fab_conwip_index", "fab_conwip_long"),
+    *("fab_smaller", "fab_busier"),
     *("fab_ablation_ppo", "fab_ablation_evolution", "fab_seeds"),
     *("fab_held_out", "fab_held_out_conwip", "fab_ppo", "fab_rules", "fab_varied", "fab_wait"),
 }

@@ -119,7 +119,7 @@ def test_an_index_alone_is_linear_in_what_is_seen() -> None:
     index = jax.random.normal(jax.random.key(1), index.shape)
     weights = weights._replace(network=jax.tree.map(lambda _: index, weights.network))
     seen, _ = env.reset_env(jax.random.key(0), env.default_params)
-    preference, lots, by = (np.float64(x) for x in (seen.preference, seen.lots, index))
+    preference, lots, by = (np.asarray(x, np.float64) for x in (seen.preference, seen.lots, index))
     wanted = (0.7 + by[0] / 5) * preference + lots @ by[1:]
     where = np.asarray(seen.options)
     assert where.any()
