@@ -269,7 +269,7 @@ def _begun(learner: Learner, config: Any) -> Learner:
     # Which lot has the highest score stays the same where all that is added to the rule's
     # preference is scaled as that is.
     scale = config.prior / before.prior if config.prior and before.prior else 1.0
-    actor |= {name: scale * actor[name] for name in fab_policy.LINEAR if name in actor}
+    actor = {name: scale * x if name in fab_policy.LINEAR else x for name, x in actor.items()}
 
     def init(key: jax.Array) -> Any:
         state = learner.init(key)
