@@ -129,10 +129,11 @@ def make(
             return losses.squared_error(pi.value(params, trajectory.observation), target)
 
         network = state.params.network
-        (policy_loss, entropy), actor_gradient = shards.mean(
-            jax.value_and_grad(actor_loss, has_aux=True)(network)
-        )
-        value_loss, critic_gradient = shards.mean(jax.value_and_grad(critic_loss)(network))
+        of_actor = jax.value_and_grad(actor_loss, has_aux=True)(network)
+        of_critic = jax.value_and_grad(critic_loss)(network)
+        of_actor, of_critic = shards.mean((of_actor, of_critic))
+        (policy_loss, entropy), actor_gradient = of_actor
+        value_loss, critic_gradient = of_critic
         remaining = (
             optimizers.remaining(state.steps, total_steps) if config.anneal_learning_rate else 1.0
         )

@@ -265,12 +265,20 @@ def make(
                 ),
             }
 
-        def gradient_step(carry: Any, indices: jax.Array) -> tuple[Any, metrics.Metrics]:
-            network, optimizer_state = carry
-            rows = jax.tree.map(lambda x: x[indices], batch)
+        def weigh(indices: jax.Array) -> dict[str, jax.Array | None]:
+            """What a minibatch's rows count for, by means over those of all parts."""
+            advantage, acts, valued = jax.tree.map(
+                lambda x: x[indices], (batch.advantage, batch.acts, batch.valued)
+            )
             if config.advantage_normalization == "minibatch":
-                rows = rows._replace(advantage=standardize(rows.advantage, rows.acts))
-            rows = rows._replace(acts=shards.weights(rows.acts), valued=shards.weights(rows.valued))
+                advantage = standardize(advantage, acts)
+            acts, valued = shards.weights(acts), shards.weights(valued)
+            return {"advantage": advantage, "acts": acts, "valued": valued}
+
+        def gradient_step(carry: Any, minibatch: Any) -> tuple[Any, metrics.Metrics]:
+            network, optimizer_state = carry
+            indices, weights = minibatch
+            rows = jax.tree.map(lambda x: x[indices], batch)._replace(**weights)
             gradient, report = gradients.gradient(loss, network, rows)
             direction, optimizer_state = optimizer.update(gradient, optimizer_state, network)
             network = optimizers.descend(network, direction, learning_rate)
@@ -280,8 +288,10 @@ def make(
         def one_pass(carry: Any) -> Any:
             epoch, _, learning, sums = carry
             order = permutation(jax.random.fold_in(key, epoch), batch_size)
+            order = order.reshape(config.num_minibatches, -1)
+            # Of all minibatches at once, as parts wait for each other wherever they take a mean.
             learning, reports = jax.lax.scan(
-                gradient_step, learning, order.reshape(config.num_minibatches, -1)
+                gradient_step, learning, (order, jax.vmap(weigh)(order))
             )
             kl = jnp.mean(reports["kl"])
             reports = jax.tree.map(lambda x: jnp.sum(x, axis=0), reports)
@@ -294,10 +304,9 @@ def make(
             return (epoch < config.num_epochs) & (kl <= 1.5 * config.target_kl)
 
         learning = state.params.network, optimizer_state
-        minibatch = jnp.zeros(batch_size // config.num_minibatches, jnp.int32)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape), jax.eval_shape(gradient_step, learning, minibatch)[1]
-        )
+        order = jnp.zeros(batch_size // config.num_minibatches, jnp.int32)
+        report = jax.eval_shape(lambda: gradient_step(learning, (order, weigh(order)))[1])
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape), report)
         start = jnp.int32(0), jnp.float32(0.0), learning, zeros
         _, _, (network, optimizer_state), sums = jax.lax.while_loop(goes_on, one_pass, start)
         return network, optimizer_state, sums

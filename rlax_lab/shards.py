@@ -35,13 +35,7 @@ _ROUNDED_UP = ("total_steps", "learning_starts")  # to whole rows of environment
 def mean(x: PyTree) -> PyTree:
     """The mean over the parts of a run; `x` itself where it is in one part."""
     names = _parted()
-    if not names:
-        return x
-    # In one piece: devices wait for each other once, not once for every array. As floats, or it
-    # would give integers back as such.
-    floats = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x, float)), x)
-    flat, restore = jax.flatten_util.ravel_pytree(floats)
-    return restore(jax.lax.pmean(flat, names))
+    return _in_one_piece(lambda x: jax.lax.pmean(x, names), x) if names else x
 
 
 def mean_of(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -74,6 +68,14 @@ def numbers(count: int) -> jax.Array:
     names = _parted()
     before = count * jax.lax.axis_index(names) if names else 0
     return before + jnp.arange(count)
+
+
+def _in_one_piece(collective: Callable[[jax.Array], jax.Array], x: PyTree) -> PyTree:
+    """Of all arrays of `x` together, for which devices wait once, not once for every array."""
+    # As floats, or integers would come back as such.
+    floats = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x, float)), x)
+    flat, restore = jax.flatten_util.ravel_pytree(floats)
+    return restore(collective(flat))
 
 
 def _parted() -> tuple[str, ...]:
@@ -130,7 +132,9 @@ def spread(make: Callable[[Any], Learner], config: Any, parts: int) -> Learner:
         each = jax.vmap(part.update, in_axes=(which,), out_axes=(which, 0), axis_name=PARTS)
         state, metrics = each(state)
         sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
-        return state, jax.lax.psum(sums, DEVICES) if DEVICES in _parted() else sums
+        if DEVICES in _parted():
+            sums = _in_one_piece(lambda x: jax.lax.psum(x, DEVICES), sums)
+        return state, sums
 
     return part._replace(
         init=init,
