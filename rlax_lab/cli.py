@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlax_lab import a2c, a3c, actor_critic, commands, dqn, policy, ppo, reinforce, shards
+from rlax_lab import a2c, a3c, actor_critic, commands, dqn, policy, ppo, reinforce, shards, signals
 from rlax_lab import config as configs
 from rlax_lab.errors import InputError, NonFiniteError, nearest
 from rlax_lab.packages import ours, set_apart
@@ -42,7 +42,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     if words is None:
         set_apart()
-        words = sys.argv[1:]
+        with signals.ctrl_c_ends():
+            return main(sys.argv[1:])
     words = list(words)
     # Tracing makes many objects that stay. To look for garbage among them as often as Python does
     # by itself takes a fifteenth of a start.

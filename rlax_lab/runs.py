@@ -25,6 +25,7 @@ from rlax_lab import (
     progress,
     provenance,
     shards,
+    signals,
     statistics,
     train,
 )
@@ -154,7 +155,14 @@ def conduct(task: Task, settings: Settings, folder: Path, resume: bool = False) 
     members = task.learner.members
     each = f"{members} trials x {settings.seeds} seeds" if members else f"{settings.seeds} seeds"
     shown = progress.Progress(task.learner.total_steps, each)
-    with shown, train.stop_on_signals() as stop:
+
+    def announce() -> None:
+        shown.say(
+            "Stopping at the next report; a second time stops at once, and --resume then goes on "
+            "from the last checkpoint."
+        )
+
+    with shown, signals.stop_on_signals(announce) as stop:
         verb = "Resuming" if resume else "Training"
         on = f" on {mesh.size} devices" if mesh else ""
         shown.say(f"{verb} {task.algo} on {task.env_name}{on} in {folder}")
@@ -229,7 +237,7 @@ def _conduct(
     states: PyTree,
     clock: dict[str, float],
     shown: progress.Progress,
-    stop: train.StopRequest,
+    stop: signals.StopRequest,
 ) -> PyTree:
     """Trains from update `done` to the end, reporting and saving on the way; the final states."""
     learner = task.learner

@@ -1,16 +1,14 @@
 """The outer loop, the only place that touches the host.
 
-Many updates of all seeds run as one program; between two such chunks the loop reports, saves and
-listens for a request to stop.
+Many updates of all seeds run as one program; between two such chunks a run reports, saves and can
+stop.
 """
 
 import ctypes
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -188,35 +186,3 @@ def chunk_ends(learner: Learner, reports: int) -> list[int]:
     """After which updates a run reports: `reports` times, evenly, or after every update."""
     updates = learner.num_updates
     return sorted({-(-updates * i // reports) for i in range(1, reports + 1)})
-
-
-class StopRequest:
-    """Whether, and by which signal, the user asked a run to stop."""
-
-    signal: int | None = None
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Turns Ctrl-C and SIGTERM into a request to stop after the current chunk.
-
-    A second one is obeyed at once.
-    """
-    request = StopRequest()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(s) for s in signals]
-
-    def handle(number: int, _: Any) -> None:
-        request.signal = number
-        restore()
-
-    def restore() -> None:
-        for s, handler in zip(signals, before, strict=True):
-            signal.signal(s, handler)
-
-    for s in signals:
-        signal.signal(s, handle)
-    try:
-        yield request
-    finally:
-        restore()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import curves
-from rlax_lab import cli, commands, population, sweep, train
+from rlax_lab import cli, commands, population, signals, sweep
 from rlax_lab.errors import InputError
 
 SUITE = curves.load()
@@ -234,7 +234,7 @@ def test_an_interrupted_suite_goes_on_where_it_stopped(
         ran.append(words)
         with monkeypatch.context() as patch:
             if len(ran) == 2:
-                patch.setattr(train.StopRequest, "signal", 15)
+                patch.setattr(signals.StopRequest, "signal", 15)
             return run_cli(words)
 
     monkeypatch.setattr(curves, "rlax_lab", stopping)

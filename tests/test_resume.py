@@ -227,6 +227,17 @@ def test_sigterm_and_ctrl_c(start, finish, workspace, reference, shapes):
     assert_same_end(run, reference, shapes)
 
 
+def test_signals_amid_a_long_report(start, reference):
+    """The first is answered though XLA computes, and the second ends the process."""
+    process = start(*TRAIN, *FLAGS, "--total-steps", str(10**11), "--reports", "1", "--out", "long")
+    assert process.stdout.readline().startswith("Training ppo")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline().startswith("Stopping at the next report; a second time")
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+
+
 def test_finished_run_resumes_to_its_summary(finish, copy, reference, shapes):
     """There is nothing left to train: the same summary, metrics and checkpoints."""
     before = snapshot(copy / "checkpoints")
