@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from rlax_lab import commands, fab_cli, fab_train, provenance
+from rlax_lab import commands, fab_commands, fab_train, provenance
 from rlax_lab.checkpoint import write_json
 from rlax_lab.packages import ours
 
@@ -96,7 +96,7 @@ def main() -> None:
     contenders = {name: (RULES[name], rules.parse(RULES[name])) for name in asked.rules}
     trained = {}
     for path in asked.policy:
-        contenders[f"{fab_cli.POLICY}{path.name}"] = (None, fab_train.decider(path, plan))
+        contenders[f"{fab_commands.POLICY}{path.name}"] = (None, fab_train.decider(path, plan))
         trained[path.name] = fab_train.read_record(path) | {"env": "fab4r:FAB4R.TXT"}
     rows = {}
     for name, (words, rule) in contenders.items():

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.fab_ablation import COMMON, evaluate, train
-from rlax_lab import fab_cli, fab_evaluate, fab_train, plots, provenance
+from rlax_lab import fab_commands, fab_evaluate, fab_train, plots, provenance
 from rlax_lab.checkpoint import write_json
 
 # What the training of each learner is counted in.
@@ -102,7 +102,7 @@ def main() -> None:
         evaluation = asked.runs / f"{learner}-on-{asked.configs}"
         rules = ("setup > FIFO", fab_train.RULE)
         about = evaluate([str(folder) for folder in folders], rules, asked.configs, evaluation)
-        policies = [about["policies"][f"{fab_cli.POLICY}{folder.name}"] for folder in folders]
+        policies = [about["policies"][f"{fab_commands.POLICY}{folder.name}"] for folder in folders]
         learners[learner] = {
             "training": f"rlax-lab fab {COMMON[learner]} {asked.also}".strip(),
             "against_rule": over_seeds([one["against"][fab_train.RULE] for one in policies]),

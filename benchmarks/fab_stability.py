@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from rlax_lab import commands, fab_cli, fab_evaluate, fab_train, plots, provenance
+from rlax_lab import commands, fab_commands, fab_evaluate, fab_train, plots, provenance
 from rlax_lab.checkpoint import write_json
 from rlax_lab.errors import InputError
 from rlax_lab.packages import ours
@@ -68,7 +68,7 @@ def growth(lots: np.ndarray) -> dict[str, Any]:
     """By how much the last half of the quarters ``[quarters, K]`` after the first year is above the
     first half: its mean over fabs, as part of that half, with a 95 % interval."""
     early, late = (half.mean(0) for half in np.array_split(lots[QUARTERS:], 2))
-    mean, low, high = fab_cli.interval(late / early - 1)
+    mean, low, high = fab_commands.interval(late / early - 1)
     return {"mean": mean, "ci95": [low, high]}
 
 
@@ -107,7 +107,7 @@ def main() -> None:
         plans = [generator.make(family, seed, held_out=True) for seed in range(asked.fabs)]
     else:
         try:
-            plans = [fab_cli.load_fab(fab)] * asked.fabs
+            plans = [fab_commands.load_fab(fab)] * asked.fabs
         except InputError as error:
             parser.error(str(error))
         fab = plans[0].name

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from rich.console import Console
 from scipy import stats  # type: ignore[import-untyped]
 
-from rlax_lab import commands, fab_cli, fab_train, plots, provenance
+from rlax_lab import commands, fab_commands, fab_train, plots, provenance
 from rlax_lab.checkpoint import check_new, write_json
 from rlax_lab.config import configuration, setting, to_json
 from rlax_lab.errors import InputError, nearest
@@ -108,7 +108,7 @@ def command(words: list[str]) -> None:
     settings = commands.build(Settings, commands.given(parsed))
     commands.use_all_cores()
     commands.use_compilation_cache()
-    folder = parsed.out or fab_cli.new_folder("evaluate", settings.family)
+    folder = parsed.out or fab_commands.new_folder("evaluate", settings.family)
     contenders = _contenders(settings, parsed.policies)
     # With how far they were trained: figures of one policy never stand beside those of another.
     trained = {str(path): fab_train.updates(path) for path in parsed.policies}
@@ -146,7 +146,7 @@ def pool(words: list[str]) -> None:
     for one, other in itertools.combinations(pieces, 2):
         one.check_beside(other)
     settings = pieces[0].about["settings"]
-    folder = parsed.out or fab_cli.new_folder("evaluate", settings["family"])
+    folder = parsed.out or fab_commands.new_folder("evaluate", settings["family"])
     check_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
     found = {
@@ -224,7 +224,7 @@ class _Piece(NamedTuple):
 
     def of(self, name: str, seeds: list[int]) -> dict[str, np.ndarray] | None:
         """The figures of a rule in the fabs of `seeds`; None unless it has them all."""
-        if name not in self.found or name.startswith(fab_cli.POLICY):
+        if name not in self.found or name.startswith(fab_commands.POLICY):
             return None
         place = {seed: i for i, seed in enumerate(self.seeds)}
         if not place.keys() >= set(seeds):
@@ -264,18 +264,18 @@ def _contenders(settings: Settings, policies: list[Path]) -> dict[str, Any]:
         hint = nearest(settings.family, families) or f"; there are {', '.join(families)}."
         raise InputError(f"there is no family '{settings.family}'{hint}")
     found: list[tuple[str, Any]] = []
-    for name in fab_cli.split_rules(settings.rules):
+    for name in fab_commands.split_rules(settings.rules):
         try:
             rule = ours("fab.rules").parse(name)
         except wrong as error:
-            raise InputError(fab_cli.sentence(error)) from error
+            raise InputError(fab_commands.sentence(error)) from error
         found.append((name, lambda params, rule=rule: rule))
     plan = ours("fab.generator").make(families[settings.family], 0)
     for path in policies:
         record = fab_train.read_record(path)
         for index in range(record["seeds"]):
             seed = f" seed {record['seed'] + index}" if record["seeds"] > 1 else ""
-            name = f"{fab_cli.POLICY}{path.name}{seed}"
+            name = f"{fab_commands.POLICY}{path.name}{seed}"
             found.append((name, fab_train.policy(path, plan, index)))
     named = dict(found)
     if len(named) < len(found):
@@ -460,7 +460,7 @@ def busiest(instance: Any, totals: Any) -> jax.Array:
 def summarize(found: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
     """Means with intervals, paired differences and targets, of figures ``[configs]`` by name."""
     names = list(found)
-    policies = [name for name in names if name.startswith(fab_cli.POLICY)]
+    policies = [name for name in names if name.startswith(fab_commands.POLICY)]
     rules = [name for name in names if name not in policies]
     best = max(rules, key=lambda name: found[name]["objective"].mean())
     result: dict[str, Any] = {
@@ -495,7 +495,7 @@ def summarize(found: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
 
 def mean_of(x: np.ndarray) -> dict[str, Any]:
     """The mean of ``[configs]`` with its 95 % t-interval, as result files have it."""
-    mean, low, high = fab_cli.interval(x)
+    mean, low, high = fab_commands.interval(x)
     return {"mean": mean, "ci95": [low, high]}
 
 
@@ -564,7 +564,7 @@ def show(summary: dict[str, Any]) -> None:
             row[heading] = f"{figures[figure]['mean'] * factor:.4g}"
         rows.append(row)
     print(f"\nmeans over {summary['configs']} fabs\n")
-    fab_cli.print_table(rows)
+    fab_commands.print_table(rows)
     for name, found in summary["policies"].items():
         print(f"\n{name} against\n")
         rows = []
@@ -578,9 +578,9 @@ def show(summary: dict[str, Any]) -> None:
                 low, high = (100 * (x - 1) for x in each["ratios"][figure]["ci95"])
                 row[figure.replace("_", " ")] = f"{low:+.1f} to {high:+.1f} %"
             rows.append(row)
-        fab_cli.print_table(rows)
+        fab_commands.print_table(rows)
         print(f"\n{name}, targets against {next(iter(found['against']))}\n")
-        fab_cli.print_table(
+        fab_commands.print_table(
             [
                 {
                     "": target["figure"].replace("_", " "),

@@ -17,7 +17,7 @@ from rlax_lab import checkpoint, commands, evolution, fab_policy, mappo, runs, s
 from rlax_lab import config as configs
 from rlax_lab.config import configuration, setting
 from rlax_lab.errors import InputError
-from rlax_lab.fab_cli import load_fab, new_folder
+from rlax_lab.fab_commands import load_fab, new_folder
 from rlax_lab.model import Params
 from rlax_lab.packages import ours
 from rlax_lab.policy import Policy

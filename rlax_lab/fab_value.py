@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlax_lab import commands, fab_cli, provenance
+from rlax_lab import commands, fab_commands, provenance
 from rlax_lab.checkpoint import write_json
 from rlax_lab.config import configuration, setting, to_json
 from rlax_lab.errors import InputError, nearest
@@ -60,13 +60,13 @@ def command(words: list[str]) -> None:
         if getattr(assumed, name) is None:
             raise InputError(f"--{name.replace('_', '-')} is missing: the value rests on it.")
     summary, found = read(parsed.evaluation)
-    policies = [name.removeprefix(fab_cli.POLICY) for name in summary["policies"]]
+    policies = [name.removeprefix(fab_commands.POLICY) for name in summary["policies"]]
     policy = _one_of("policy", parsed.policy or (policies[0] if policies else ""), policies)
     if parsed.policy is None and len(policies) > 1:
         raise InputError(f"--policy is missing; there are {', '.join(policies)}.")
-    rules = [name for name in found if not name.startswith(fab_cli.POLICY)]
+    rules = [name for name in found if not name.startswith(fab_commands.POLICY)]
     rule = _one_of("rule", parsed.against or summary["best_rule"], rules)
-    result = value(assumed, found[f"{fab_cli.POLICY}{policy}"], found[rule])
+    result = value(assumed, found[f"{fab_commands.POLICY}{policy}"], found[rule])
     record = {
         "command": shlex.join(["rlax-lab", "fab", "value", *words]),
         "policy": policy,
@@ -152,7 +152,7 @@ def value(
 
 
 def _with_interval(x: np.ndarray) -> list[float]:
-    return list(fab_cli.interval(x))
+    return list(fab_commands.interval(x))
 
 
 def _as_json(x: list[float]) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _show(record: dict[str, Any], assumed: Assumptions) -> None:
                 "what": text,
             }
         )
-    fab_cli.print_table(rows)
+    fab_commands.print_table(rows)
     print("\na year, with 95 % intervals over fabs\n")
     lines = {
         **record["parts"],
@@ -207,7 +207,7 @@ def _show(record: dict[str, Any], assumed: Assumptions) -> None:
             "interval": " to ".join(map(_years, pays["ci95"])),
         }
     )
-    fab_cli.print_table(rows)
+    fab_commands.print_table(rows)
 
 
 def _money(x: float) -> str:

@@ -18,7 +18,7 @@ import pytest
 from matplotlib import image
 from scipy import stats
 
-from rlax_lab import fab_cli, fab_plots
+from rlax_lab import fab_commands, fab_plots, fab_simulate
 from rlax_lab.cli import main
 from rlax_lab.errors import InputError
 from rlax_lab.fab_runs import days_by_default, simulate
@@ -251,14 +251,14 @@ def test_rules_are_listed(capsys):
     assert set(rules.KEYS) <= set(starts)
     assert {"ATCS(k1=2, k2=0.1)", "FSMCT(interval, factor=2)"} <= set(starts)
     assert "Weighted shortest processing time." in out
-    for rule in fab_cli.split_rules(out.rsplit(": ", 1)[1]):
+    for rule in fab_commands.split_rules(out.rsplit(": ", 1)[1]):
         rules.parse(rule)
 
 
 def test_rules_are_split_outside_brackets():
     """A comma in brackets is part of a rule."""
     text = "FIFO,ATCS(4.5,0.01)@0.625, setup>weight>EDD"
-    assert fab_cli.split_rules(text) == ["FIFO", "ATCS(4.5,0.01)@0.625", "setup>weight>EDD"]
+    assert fab_commands.split_rules(text) == ["FIFO", "ATCS(4.5,0.01)@0.625", "setup>weight>EDD"]
 
 
 # A run.
@@ -398,8 +398,8 @@ def test_run_says_where_it_stands(capsys, monkeypatch):
 
     A long trace is written only where it is asked for.
     """
-    monkeypatch.setattr(fab_cli._Progress, "EVERY", 0.0)
-    monkeypatch.setattr(fab_cli, "_ROWS", 10)
+    monkeypatch.setattr(fab_simulate._Progress, "EVERY", 0.0)
+    monkeypatch.setattr(fab_simulate, "_ROWS", 10)
     out = said([*RUN, "--replications", "3", "--days", "4", "--out", "out"], capsys)
     lines = out.splitlines()
     assert lines[0] == "tiny under FIFO: 3 replications, 4 days, the first 2 as warm-up"
@@ -418,7 +418,7 @@ def test_run_says_where_it_stands(capsys, monkeypatch):
 
 def test_job_shop(capsys, monkeypatch):
     """A list of releases runs until all lots have left; one replication has no interval."""
-    monkeypatch.setattr(fab_cli, "_ROWS", 8)
+    monkeypatch.setattr(fab_simulate, "_ROWS", 8)
     words = ["fab", "run", "job-shop:shop.txt", "--rule", "SPT", "--replications", "1"]
     out = said([*words, "--trace", "--out", "out"], capsys)
     assert "--trace" not in out

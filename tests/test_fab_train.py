@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlax_lab import checkpoint, fab_cli, fab_policy, fab_train, runs
+from rlax_lab import checkpoint, fab_commands, fab_policy, fab_train, runs
 from rlax_lab.cli import main
 from rlax_lab.config import to_json
 from rlax_lab.errors import InputError
@@ -155,7 +155,7 @@ def test_an_evolved_run(evolved: Path, folder: Path) -> None:
     lines = [json.loads(line) for line in (evolved / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 4
     assert all(line["spread"] > 0 and line["episodes"] == 8 for line in lines)
-    decider = fab_train.decider(evolved, fab_cli.load_fab("tiny.toml"))
+    decider = fab_train.decider(evolved, fab_commands.load_fab("tiny.toml"))
     assert decider.keys == ours("fab.rules").parse("SPT").keys
 
 
@@ -213,7 +213,7 @@ def test_all_fabs_are_played(monkeypatch: pytest.MonkeyPatch) -> None:
     spread = fab_train.task("fab-10x300", config, threshold=0.0, parts=2).learner
     assert jax.eval_shape(spread.init, jax.random.key(0)).env[0].shape == (2, 3)
     config = fab_train.Evolution(rule="SPT", num_envs=2, warmup=0.01)
-    plan = fab_cli.load_fab("tiny.toml")
+    plan = fab_commands.load_fab("tiny.toml")
     three = fab_train._stack([fab_train._params(plan, config)] * 3)
     fab = fab_train.environment(plan, config)
     state = jax.jit(fab_train._evolution(fab, three, config, turns=2).init)(jax.random.key(0))
@@ -233,7 +233,7 @@ def test_among_rules(whole: Path, folder: Path) -> None:
 def test_what_moves_a_policy(folder: Path) -> None:
     """One that goes by its rule's preference and one column of the lots, by nothing else."""
     config = fab_train.Config(hidden=4, rule="SPT", prior=1.0)
-    plan = fab_cli.load_fab("tiny.toml")
+    plan = fab_commands.load_fab("tiny.toml")
     env = fab_train.environment(plan, config)
     params = fab_policy.make(env, env.default_params, config, "lots").init(jax.random.key(0))
     network = jax.tree.map(jnp.zeros_like, params.network)
@@ -251,7 +251,7 @@ def test_what_moves_a_policy(folder: Path) -> None:
 
 def test_a_decider_is_of_a_run(whole: Path, folder: Path) -> None:
     """It adds to the run's rule, and is of one of the run's seeds."""
-    plan = fab_cli.load_fab(str(folder / "tiny.toml"))
+    plan = fab_commands.load_fab(str(folder / "tiny.toml"))
     # The fab that it was trained on need not be there any more.
     (folder / "tiny.toml").unlink()
     decider = fab_train.decider(whole, plan)
@@ -269,7 +269,7 @@ def test_a_decider_is_of_a_run(whole: Path, folder: Path) -> None:
 @pytest.mark.parametrize("actors", ["embedded", "separate"])
 def test_a_decider_fits_the_fab(actors: str, folder: Path) -> None:
     """Groups of their own fit a fab with as many, and weights the program that made them."""
-    plan = fab_cli.load_fab("tiny.toml")
+    plan = fab_commands.load_fab("tiny.toml")
     (folder / "more.toml").write_text(PLAIN.replace("[groups.litho]", "[groups.litho]\n[groups.x]"))
     config = fab_train.Config(actors=actors, hidden=4)
     run = {"seeds": 1, "seed": 0, "parts": 1, "threshold": None}
@@ -285,7 +285,7 @@ def test_a_decider_fits_the_fab(actors: str, folder: Path) -> None:
     write(config)
     fab_train.decider(folder, plan)
     with pytest.raises(InputError, match=rf"{actors} actors for 2 groups, but 'more' has 3;"):
-        fab_train.decider(folder, fab_cli.load_fab("more.toml"))
+        fab_train.decider(folder, fab_commands.load_fab("more.toml"))
     for other in (replace(config, hidden=5), replace(config, actors="shared")):
         write(other)
         with pytest.raises(InputError, match="holds a policy of other shapes"):
@@ -303,7 +303,7 @@ def test_an_exported_policy_stands_for_its_run(
         np.testing.assert_array_equal, runs.load_network(Path("alone")), runs.load_network(evolved)
     )
     assert fab_train.read_record(Path("alone")) == fab_train.read_record(evolved)
-    fab_train.decider(Path("alone"), fab_cli.load_fab("tiny.toml"))
+    fab_train.decider(Path("alone"), fab_commands.load_fab("tiny.toml"))
     assert main(["fab", "export", str(evolved), "--out", "alone"]) == 2
     assert "alone holds other files; give another --out." in capsys.readouterr().err
     assert main(["fab", "export", "nowhere", "--out", "other"]) == 2
@@ -312,7 +312,7 @@ def test_an_exported_policy_stands_for_its_run(
 
 def test_a_run_begins_with_the_policy_of_another(folder: Path) -> None:
     """Of what that one saw it chooses the same, and adds to its rule unless another is named."""
-    plan = fab_cli.load_fab("tiny.toml")
+    plan = fab_commands.load_fab("tiny.toml")
     config = fab_train.Evolution(rule="SPT", hidden=4)
     env = fab_train.environment(plan, config)
     init = fab_policy.make(env, env.default_params, config).init
@@ -363,7 +363,7 @@ def test_a_family_is_stacked() -> None:
     work = task.env_params.instance.work
     assert len(work) == 3
     for i in range(3):
-        alone = fab_cli.load_fab("fab-20x300-conwip", i).instance.work
+        alone = fab_commands.load_fab("fab-20x300-conwip", i).instance.work
         np.testing.assert_array_equal(work[i, : len(alone)], alone)
         assert not np.any(work[i, len(alone) :])
     shapes = jax.eval_shape(task.learner.init, jax.random.key(0))
