@@ -1,6 +1,7 @@
 """What a user sees while a run works, and when it is done."""
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +51,7 @@ class Progress:
         self.each = each
         self.console = _console()
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
+        self.reported = [time.monotonic()]
 
     def __enter__(self) -> "Progress":
         if self.console.is_terminal:
@@ -63,6 +65,13 @@ class Progress:
         """A line that stays."""
         say(text, self.console)
 
+    def until_report(self) -> float | None:
+        """Seconds to the next report, if it takes as long as the last one; None before that."""
+        if len(self.reported) < 2:
+            return None
+        before, last = self.reported[-2:]
+        return max(0.0, 2 * last - before - time.monotonic())
+
     def report(
         self,
         steps: int,
@@ -73,6 +82,7 @@ class Progress:
         best: str = "",
     ) -> None:
         """Where the run stands: `steps` and returns of each, and which of them is best so far."""
+        self.reported.append(time.monotonic())
         cells = [
             f"{count(steps)}/{count(self.total_steps)} steps x {self.each}",
             f"{count(steps_per_second)} steps/s",

@@ -157,9 +157,11 @@ def conduct(task: Task, settings: Settings, folder: Path, resume: bool = False) 
     shown = progress.Progress(task.learner.total_steps, each)
 
     def announce() -> None:
+        left = shown.until_report()
+        when = "" if left is None else f", in about {progress.duration(left)}"
         shown.say(
-            "Stopping at the next report; a second time stops at once, and --resume then goes on "
-            "from the last checkpoint."
+            f"Stopping at the next report{when}; a second time stops at once, and --resume then "
+            "goes on from the last checkpoint."
         )
 
     with shown, signals.stop_on_signals(announce) as stop:

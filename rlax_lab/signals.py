@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -60,8 +59,9 @@ def ctrl_c_ends() -> Iterator[None]:
 
     def hear(number: int) -> None:
         if number == signal.SIGINT:
-            time.sleep(_GRACE)
-            _end(number)
+            later = threading.Timer(_GRACE, _end, [number])
+            later.daemon = True
+            later.start()
 
     with heard(hear):
         yield
@@ -71,7 +71,7 @@ def ctrl_c_ends() -> Iterator[None]:
 def heard(hear: Callable[[int], None]) -> Iterator[None]:
     """A thread calls ``hear(number)`` for every signal that has a handler in Python, as it comes.
 
-    Of several such contexts within each other the innermost hears.
+    Of several such contexts within each other the innermost hears. At its end all has been heard.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -82,12 +82,14 @@ def heard(hear: Callable[[int], None]) -> Iterator[None]:
             hear(number[0])
         os.close(reader)
 
-    threading.Thread(target=listen, daemon=True).start()
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
         os.close(writer)
+        thread.join()
 
 
 def _end(number: int) -> None:

@@ -216,6 +216,7 @@ def test_sigterm_and_ctrl_c(start, finish, workspace, reference, shapes):
         out, err = process.communicate(timeout=60)
         last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
         assert (process.returncode, err) == (code, "")
+        assert "\nStopping at the next report, in about 0s; a second time" in out
         assert out.splitlines()[-1] == (
             f"Stopped at {last['env_steps']} steps and saved; the same command with --out stopped "
             "--resume goes on from there."
