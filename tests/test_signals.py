@@ -53,7 +53,7 @@ def test_a_thread_hears(handled):
 
 
 def test_a_stop_is_asked_for():
-    """It is announced, other signals are not, and handlers are afterwards as before."""
+    """It is announced, and handlers are afterwards as before."""
     before = signal.getsignal(signal.SIGTERM)
     announced = queue.Queue()
     with signals.stop_on_signals(lambda: announced.put("stopping")) as stop:
