@@ -68,8 +68,7 @@ def growth(lots: np.ndarray) -> dict[str, Any]:
     """By how much the last half of the quarters ``[quarters, K]`` after the first year is above the
     first half: its mean over fabs, as part of that half, with a 95 % interval."""
     early, late = (half.mean(0) for half in np.array_split(lots[QUARTERS:], 2))
-    mean, low, high = fab_commands.interval(late / early - 1)
-    return {"mean": mean, "ci95": [low, high]}
+    return fab_evaluate.mean_of(late / early - 1)
 
 
 @plots.style()
