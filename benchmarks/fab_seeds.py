@@ -1,11 +1,12 @@
 """How much of what training a dispatching policy brings is luck.
 
-    python benchmarks/fab_seeds.py [--evolution 10] [--ppo 10] [--runs DIR] [--out DIR]
+    python benchmarks/fab_seeds.py [--evolution 10] [--ppo 10] [--others 5] [--runs DIR] [--out DIR]
 
 trains as many policies of each kind, which differ in nothing but their seed, on fabs of half the
-usual size, and simulates all of them on held-out fabs under the same random numbers. Stopped, it
-goes on where it was. Writes a stamped ``fab_seeds.json``, and ``fab_seeds.png``: learning curves,
-and how far each policy is ahead of its rule.
+usual size, and simulates all of them on held-out fabs under the same random numbers: by evolution,
+by PPO, and by PPO with other critics and actors. Stopped, it goes on where it was. Writes a stamped
+``fab_seeds.json``, and ``fab_seeds.png``: learning curves of the first two, and how far each policy
+is ahead of its rule.
 """
 
 import argparse
@@ -25,6 +26,13 @@ from rlax_lab.checkpoint import write_json
 
 # What the training of each learner is counted in.
 UNITS = {"evolution": "plays", "ppo": "steps"}
+# Other critics and actors of PPO, and the words that ask for them.
+OTHERS = {
+    "central critic": "--critic central",
+    "independent critics": "--critic independent",
+    "embedded groups": "--actors embedded",
+    "separate actors": "--actors separate",
+}
 
 
 def over_seeds(against: list[dict[str, Any]]) -> dict[str, Any]:
@@ -55,9 +63,10 @@ def curve(learner: str, folders: list[Path]) -> plots.Curve:
 
 @plots.style()
 def draw(curves: list[plots.Curve], found: dict[str, Any], out: Path) -> Path:
-    """A panel with the learning curve of each learner, and one of what came of each seed."""
-    figure = Figure(figsize=(10, 3.4))
-    every = figure.subplots(1, len(curves) + 1)
+    """A panel with each learning curve, and one of what came of each seed of each kind."""
+    widths = [1.0] * len(curves) + [0.5 + 0.3 * len(found)]
+    figure = Figure(figsize=(3.6 * sum(widths), 3.4))
+    every = figure.subplots(1, len(widths), width_ratios=widths)
     for i, (axes, one) in enumerate(zip(every[:-1], curves, strict=True)):
         plots.draw_curve(axes, one, i, each_seed=True)
         axes.axhline(one.threshold, **plots.THRESHOLD)
@@ -77,7 +86,8 @@ def _draw_seeds(axes: Axes, found: dict[str, Any]) -> None:
         half = each["mean"] - each["ci95"][0]
         axes.errorbar(i + 0.3, each["mean"], half, fmt="s", color=color, capsize=3)
     axes.axhline(0, **plots.THRESHOLD)
-    axes.set_xticks(range(len(found)), list(found))
+    names = [kind.replace(" ", "\n") for kind in found]
+    axes.set_xticks(range(len(found)), names)
     axes.set_xlim(-0.5, len(found) - 0.5)
     axes.set_title("held-out fabs")
     axes.set_ylabel("objective: policy minus rule")
@@ -87,34 +97,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     for learner in UNITS:
         parser.add_argument(f"--{learner}", type=int, default=10, metavar="N", help="its seeds")
+    parser.add_argument("--others", type=int, default=5, metavar="N", help="seeds of each other")
     parser.add_argument("--configs", type=int, default=64, help="held-out fabs")
     parser.add_argument("--runs", type=Path, default=Path("runs/seeds"), help="their folder")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--also", default="", help="words for every training run, as --parts 1")
     asked = parser.parse_args()
-    learners: dict[str, Any] = {}
+    kinds: dict[str, Any] = {}
     curves = []
-    for learner in UNITS:
-        folders = [asked.runs / f"{learner}-{seed}" for seed in range(getattr(asked, learner))]
+    for kind in (*UNITS, *OTHERS):
+        learner = kind if kind in UNITS else "ppo"
+        words = f"{OTHERS.get(kind, '')} {asked.also}".strip()
+        seeds = getattr(asked, kind) if kind in UNITS else asked.others
+        folders = [asked.runs / f"{kind.replace(' ', '-')}-{seed}" for seed in range(seeds)]
+        if not folders:
+            continue
         for seed, folder in enumerate(folders):
-            train(learner, f"--seed {seed} {asked.also}", folder)
-        curves.append(curve(learner, folders))
-        evaluation = asked.runs / f"{learner}-on-{asked.configs}"
+            train(learner, f"--seed {seed} {words}", folder)
+        if kind in UNITS:
+            curves.append(curve(kind, folders))
+        evaluation = asked.runs / f"{kind.replace(' ', '-')}-on-{asked.configs}"
         rules = ("setup > FIFO", fab_train.RULE)
         about = evaluate([str(folder) for folder in folders], rules, asked.configs, evaluation)
         policies = [about["policies"][f"{fab_commands.POLICY}{folder.name}"] for folder in folders]
-        learners[learner] = {
-            "training": f"rlax-lab fab {COMMON[learner]} {asked.also}".strip(),
+        kinds[kind] = {
+            "training": f"rlax-lab fab {COMMON[learner]} {words}".strip(),
             "against_rule": over_seeds([one["against"][fab_train.RULE] for one in policies]),
             "evaluation": about,
         }
-        mean, ends = (learners[learner]["against_rule"]["objective"][x] for x in ("mean", "ci95"))
-        print(f"{learner}: {mean:+.4f} ({ends[0]:+.4f} to {ends[1]:+.4f}) over the rule")
+        mean, ends = (kinds[kind]["against_rule"]["objective"][x] for x in ("mean", "ci95"))
+        print(f"{kind}: {mean:+.4f} ({ends[0]:+.4f} to {ends[1]:+.4f}) over the rule")
     command = shlex.join(["python", "benchmarks/fab_seeds.py", *sys.argv[1:]])
     asked.out.mkdir(parents=True, exist_ok=True)
-    result = {"command": command, "learners": learners, **provenance.stamp()}
+    result = {"command": command, "kinds": kinds, **provenance.stamp()}
     write_json(asked.out / "fab_seeds.json", result)
-    draw(curves, learners, asked.out / "fab_seeds.png")
+    draw(curves, kinds, asked.out / "fab_seeds.png")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import math
 import shlex
 import time
 from collections.abc import Sequence
@@ -371,13 +372,17 @@ def _save(path: Path, figures: dict[str, np.ndarray]) -> None:
 def _played(program: Any, params: Any, keys: jax.Array) -> dict[str, np.ndarray]:
     """Figures of fabs ``[B]``. Those to which more lots come than they have slots for are simulated
     again with more: the slots are room in memory, not a part of the fab."""
-    figures: dict[str, np.ndarray] = jax.device_get(program(params, keys))
-    late = figures["late"]
-    if not late.any():
+    figures = {name: np.array(x) for name, x in program(params, keys).items()}
+    late = np.flatnonzero(figures["late"])
+    if not len(late):
         return figures
-    instance = params.instance.replace(slots=_WIDER * params.instance.slots)
-    again = jax.device_get(program(params.replace(instance=instance), keys))
-    return {name: np.where(late, again[name], x) for name, x in figures.items()}
+    # Some of them twice, so that there are few numbers of fabs to compile for.
+    late = np.resize(late, 2 ** math.ceil(math.log2(len(late))))
+    again, keys = jax.tree.map(lambda x: x[late], (params, keys))
+    instance = again.instance.replace(slots=_WIDER * again.instance.slots)
+    for name, x in program(again.replace(instance=instance), keys).items():
+        figures[name][late] = x
+    return figures
 
 
 def _key(seed: int, replication: int) -> jax.Array:
