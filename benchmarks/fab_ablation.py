@@ -72,7 +72,7 @@ def main() -> None:
     for name, change in VARIANTS[asked.learner].items():
         folder = place / name.replace(",", "").replace(" ", "-")
         runs.append(str(folder))
-        train(asked.learner, f"{change} {asked.also}", folder)
+        train(f"{COMMON[asked.learner]} {change} {asked.also}", folder)
     evaluation = place / f"evaluation-on-{asked.configs}"
     found = evaluate(runs, (*OTHER_RULES.values(), fab_train.RULE), asked.configs, evaluation)
     found["command"] = shlex.join(["python", "benchmarks/fab_ablation.py", *sys.argv[1:]])
@@ -80,10 +80,10 @@ def main() -> None:
     write_json(asked.out / f"fab_ablation_{asked.learner}.json", found)
 
 
-def train(learner: str, change: str, folder: Path) -> None:
-    """A run with words of its own, if it is not there; goes on with one that was stopped."""
+def train(command: str, folder: Path) -> None:
+    """A run of `rlax-lab fab`, if it is not there; goes on with one that was stopped."""
     if not (folder / "summary.json").is_file():
-        verb, *words = shlex.split(f"{COMMON[learner]} {change}")
+        verb, *words = shlex.split(command)
         done(["fab", verb, *(["--resume"] if folder.exists() else words)], folder)
 
 

@@ -113,7 +113,7 @@ def main() -> None:
         if not folders:
             continue
         for seed, folder in enumerate(folders):
-            train(learner, f"--seed {seed} {words}", folder)
+            train(f"{COMMON[learner]} --seed {seed} {words}", folder)
         if kind in UNITS:
             curves.append(curve(kind, folders))
         evaluation = asked.runs / f"{kind.replace(' ', '-')}-on-{asked.configs}"

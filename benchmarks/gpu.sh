@@ -5,8 +5,8 @@
 #                     [--seconds N] [--tiny] [STEP ...]
 #
 # A step is `setup`, a case of throughput.py, `hotspots:NAME` (of hotspots.py), `scaling:NAME` (of
-# scaling.py), `cold:NAME` (of cold.py), `fab` (fab.py), or `curves:NAME`, an experiment or group of
-# curves.toml. Without one: all but curves.
+# scaling.py), `cold:NAME` (of cold.py), `fab` (fab.py), `policy:NAME` (of fab_gpu.py), or
+# `curves:NAME`, an experiment or group of curves.toml. Without one: all but policies and curves.
 #
 #   --python     has a CUDA build of JAX, and whatever of the rest is not among the wheels
 #   --wheels     DIR/ours and DIR/peers hold wheels, installed apart as two gymnax are among them:
@@ -84,6 +84,7 @@ step() {  # step NAME, in the time that is left
         cold:*)
             "${run[@]}/cold.py" "${name#*:}" $(with_peers) --missing $tiny --out "$out" ;;
         fab) "${run[@]}/fab.py" --missing $tiny --out "$out" ;;
+        policy:*) "${run[@]}/fab_gpu.py" "${name#*:}" $tiny --out "$out" ;;
         curves:*)
             "${run[@]}/curves.py" "${name#*:}" --missing --work "$out/curves" --results "$out" ;;
         *) "${run[@]}/throughput.py" "$name" $(with_peers) --missing $tiny --out "$out" ;;

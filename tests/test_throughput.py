@@ -91,6 +91,16 @@ def test_the_gpus_script_measures_everything(tmp_path):
     assert {"cold", "memory"} == parts.read(tmp_path / "cold.json").keys()
 
 
+@pytest.mark.slow
+def test_the_gpus_script_trains_a_policy_and_holds_it_against_another(tmp_path):
+    words = ["benchmarks/gpu.sh", "--tiny", "--python", sys.executable, "--out", str(tmp_path)]
+    subprocess.run([*words, "policy:open"], check=True, cwd=throughput.ROOT)
+    found = parts.read(tmp_path / "fab_gpu_open.json")
+    assert found["policies"].keys() == {"policy open", "policy fab-20x300-wait"}
+    assert found["configs"] == 2
+    assert "commit" in found
+
+
 def test_events_inside_another_are_not_counted_with_it():
     events = [
         hotspots.Event("loop", 0.0, 10.0),

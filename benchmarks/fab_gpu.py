@@ -1,0 +1,84 @@
+"""The fab's policies at a size that wants a GPU.
+
+    python benchmarks/fab_gpu.py open|conwip|ppo [--out DIR] [--tiny]
+
+goes on where a few cores stopped, with 64 times the fabs in every update: of what a play tells most
+is luck, and only the mean of many plays tells more. Trains a policy in DIR/NAME, or goes on with it
+after an interruption, and simulates it on held-out fabs beside the rule and the policy to beat.
+Writes a stamped ``fab_gpu_NAME.json``.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.fab_ablation import done, train
+from rlax_lab.checkpoint import write_json
+
+POLICIES = Path(__file__).parent / "policies"
+EVOLUTION = (
+    "--fabs 2048 --num-envs 2048 --total-steps 409_600 --days 60 --settle 20 --noise 0.05 "
+    "--learning-rate 0.01 --reports 50 --eval-episodes 256"
+)
+PPO = (
+    "--fabs 4096 --num-envs 4096 --num-minibatches 128 --total-steps 200_000_000 --reports 50 "
+    "--eval-episodes 256"
+)
+OPEN, CONWIP = "ATCS(300, 0.1) wait 2", "BATCS(10, 0.1, 2) @ 0 wait 2"
+
+
+class Run(NamedTuple):
+    """How a policy is trained: the command and its words; the rule to begin with and to beat, and
+    the policy to beat."""
+
+    command: str
+    family: str
+    words: str
+    rule: str
+    policy: str
+    goes_on: bool  # from the policy to beat
+
+
+RUNS = {
+    "open": Run("evolve", "fab-20x300", EVOLUTION, OPEN, "fab-20x300-wait", True),
+    "conwip": Run("evolve", "fab-20x300-conwip", EVOLUTION, CONWIP, "fab-20x300-conwip", True),
+    "ppo": Run("train", "fab-20x300", PPO, OPEN, "fab-20x300-wait", False),
+}
+# As little as can be, to see that it runs.
+TINY = "--fabs 2 --num-envs 2 --days 2 --warmup 2 --eval-days 2 --eval-episodes 2 --reports 2"
+TINY_OF = {
+    "evolve": f"{TINY} --total-steps 4 --settle 1",
+    "train": f"{TINY} --total-steps 32 --num-steps 8 --num-minibatches 2 --value-updates 1",
+}
+HELD_OUT = "--configs 1000"
+TINY_HELD_OUT = "--configs 2 --warmup 20 --days 10"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("run", choices=RUNS)
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
+    parser.add_argument("--tiny", action="store_true", help="as little work as can be")
+    asked = parser.parse_args()
+    run = RUNS[asked.run]
+    policy, folder = POLICIES / run.policy, asked.out / asked.run
+    words = [run.command, run.family, "--rule", run.rule, *run.words.split()]
+    words += ["--start", str(policy)] if run.goes_on else []
+    words += TINY_OF[run.command].split() if asked.tiny else []
+    train(shlex.join(words), folder)
+    words = ["fab", "evaluate", str(folder), str(policy), "--family", run.family]
+    words += ["--rules", f"setup > FIFO, {run.rule}"]
+    words += (TINY_HELD_OUT if asked.tiny else HELD_OUT).split()
+    evaluation = asked.out / f"{asked.run}-held-out"
+    done(words, evaluation)
+    found: dict[str, Any] = json.loads((evaluation / "evaluation.json").read_text())
+    found["command"] = shlex.join(["python", "benchmarks/fab_gpu.py", *sys.argv[1:]])
+    write_json(asked.out / f"fab_gpu_{asked.run}.json", found)
+
+
+if __name__ == "__main__":
+    main()
