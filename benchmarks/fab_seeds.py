@@ -1,10 +1,10 @@
 """How much of what training a dispatching policy brings is luck.
 
-    python benchmarks/fab_seeds.py [--evolution 10] [--ppo 10] [--others 5] [--runs DIR] [--out DIR]
+    python benchmarks/fab_seeds.py [--evolution 10] [--ppo 10] [--critics 5] [--out DIR]
 
 trains as many policies of each kind, which differ in nothing but their seed, on fabs of half the
 usual size, and simulates all of them on held-out fabs under the same random numbers: by evolution,
-by PPO, and by PPO with other critics and actors. Stopped, it goes on where it was. Writes a stamped
+by PPO, and by PPO with other critics. Stopped, it goes on where it was. Writes a stamped
 ``fab_seeds.json``, and ``fab_seeds.png``: learning curves of the first two, and how far each policy
 is ahead of its rule.
 """
@@ -26,12 +26,10 @@ from rlax_lab.checkpoint import write_json
 
 # What the training of each learner is counted in.
 UNITS = {"evolution": "plays", "ppo": "steps"}
-# Other critics and actors of PPO, and the words that ask for them.
-OTHERS = {
+# Other critics of PPO, and the words that ask for them.
+CRITICS = {
     "central critic": "--critic central",
     "independent critics": "--critic independent",
-    "embedded groups": "--actors embedded",
-    "separate actors": "--actors separate",
 }
 
 
@@ -97,7 +95,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     for learner in UNITS:
         parser.add_argument(f"--{learner}", type=int, default=10, metavar="N", help="its seeds")
-    parser.add_argument("--others", type=int, default=5, metavar="N", help="seeds of each other")
+    parser.add_argument(
+        "--critics", type=int, default=5, metavar="N", help="seeds of each other critic"
+    )
     parser.add_argument("--configs", type=int, default=64, help="held-out fabs")
     parser.add_argument("--runs", type=Path, default=Path("runs/seeds"), help="their folder")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -105,10 +105,10 @@ def main() -> None:
     asked = parser.parse_args()
     kinds: dict[str, Any] = {}
     curves = []
-    for kind in (*UNITS, *OTHERS):
+    for kind in (*UNITS, *CRITICS):
         learner = kind if kind in UNITS else "ppo"
-        words = f"{OTHERS.get(kind, '')} {asked.also}".strip()
-        seeds = getattr(asked, kind) if kind in UNITS else asked.others
+        words = f"{CRITICS.get(kind, '')} {asked.also}".strip()
+        seeds = getattr(asked, kind) if kind in UNITS else asked.critics
         folders = [asked.runs / f"{kind.replace(' ', '-')}-{seed}" for seed in range(seeds)]
         if not folders:
             continue
