@@ -2,14 +2,15 @@
 
     python benchmarks/fab_gpu.py open|conwip|ppo [--out DIR] [--tiny]
 
-goes on where a few cores stopped, with 64 times the fabs in every update: of what a play tells most
-is luck, and only the mean of many plays tells more. Trains a policy in DIR/NAME, or goes on with it
-after an interruption, and simulates it on held-out fabs beside the rule and the policy to beat.
-Writes a stamped ``fab_gpu_NAME.json``.
+trains on 64 times the fabs in every update that a few cores could: most of what a play tells is
+luck, and only the mean of many tells more. The policy is in DIR/NAME; after an interruption the
+same command goes on with it. It is simulated on held-out fabs beside the rule and the policy to
+beat, and a stamped ``fab_gpu_NAME.json`` says what came of it.
 """
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -65,7 +66,13 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="as little work as can be")
     asked = parser.parse_args()
     run = RUNS[asked.run]
-    policy, folder = POLICIES / run.policy, asked.out / asked.run
+    # Paths from here: the result should not say where on a machine it was made.
+    policies, out = (Path(os.path.relpath(path)) for path in (POLICIES, asked.out))
+    policy, folder, evaluation = (
+        policies / run.policy,
+        out / asked.run,
+        out / f"{asked.run}-held-out",
+    )
     words = [run.command, run.family, "--rule", run.rule, *run.words.split()]
     words += ["--start", str(policy)] if run.goes_on else []
     words += TINY_OF[run.command].split() if asked.tiny else []
@@ -73,11 +80,10 @@ def main() -> None:
     words = ["fab", "evaluate", str(folder), str(policy), "--family", run.family]
     words += ["--rules", f"setup > FIFO, {run.rule}"]
     words += (TINY_HELD_OUT if asked.tiny else HELD_OUT).split()
-    evaluation = asked.out / f"{asked.run}-held-out"
     done(words, evaluation)
     found: dict[str, Any] = json.loads((evaluation / "evaluation.json").read_text())
     found["command"] = shlex.join(["python", "benchmarks/fab_gpu.py", *sys.argv[1:]])
-    write_json(asked.out / f"fab_gpu_{asked.run}.json", found)
+    write_json(out / f"fab_gpu_{asked.run}.json", found)
 
 
 if __name__ == "__main__":
