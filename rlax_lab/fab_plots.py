@@ -142,6 +142,8 @@ def wip(plan: Any, results: Sequence[Result], out: Path) -> Path:
         low, high = axes.get_ylim()
         if len(results) == 1 or low < 0.5 * high:
             axes.set_ylim(0, max(high, 1))
+        elif high - low < 2:  # as where work in process is constant
+            axes.set_ylim(round(low) - 1, round(high) + 1)
         axes.set_xlim(0, last / unit)
         axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     rules = f", {results[0].rule}" if len(results) == 1 else ""
