@@ -74,7 +74,8 @@ def main() -> None:
         runs.append(str(folder))
         train(f"{COMMON[asked.learner]} {change} {asked.also}", folder)
     evaluation = place / f"evaluation-on-{asked.configs}"
-    found = evaluate(runs, (*OTHER_RULES.values(), fab_train.RULE), asked.configs, evaluation)
+    rules = (*OTHER_RULES.values(), fab_train.RULE)
+    found = evaluate(runs, rules, FAMILY, f"--configs {asked.configs}", evaluation)
     found["command"] = shlex.join(["python", "benchmarks/fab_ablation.py", *sys.argv[1:]])
     asked.out.mkdir(parents=True, exist_ok=True)
     write_json(asked.out / f"fab_ablation_{asked.learner}.json", found)
@@ -87,10 +88,12 @@ def train(command: str, folder: Path) -> None:
         done(["fab", verb, *(["--resume"] if folder.exists() else words)], folder)
 
 
-def evaluate(runs: list[str], rules: Sequence[str], configs: int, folder: Path) -> dict[str, Any]:
-    """What `fab evaluate` finds of runs and rules on held-out fabs."""
-    words = ["fab", "evaluate", *runs, "--family", FAMILY, "--configs", str(configs)]
-    done([*words, "--rules", ", ".join(rules)], folder)
+def evaluate(
+    runs: list[str], rules: Sequence[str], family: str, words: str, folder: Path
+) -> dict[str, Any]:
+    """What `fab evaluate` finds of runs and rules on a family's held-out fabs."""
+    command = ["fab", "evaluate", *runs, "--family", family, *words.split()]
+    done([*command, "--rules", ", ".join(rules)], folder)
     found: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
     return found
 

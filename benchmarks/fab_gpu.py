@@ -9,15 +9,15 @@ beat, and a stamped ``fab_gpu_NAME.json`` says what came of it.
 """
 
 import argparse
-import json
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.fab_ablation import done, train
+from benchmarks.fab_ablation import evaluate, train
+from rlax_lab import fab_train
 from rlax_lab.checkpoint import write_json
 
 POLICIES = Path(__file__).parent / "policies"
@@ -29,7 +29,7 @@ PPO = (
     "--fabs 4096 --num-envs 4096 --num-minibatches 128 --total-steps 200_000_000 --reports 50 "
     "--eval-episodes 256"
 )
-OPEN, CONWIP = "ATCS(300, 0.1) wait 2", "BATCS(10, 0.1, 2) @ 0 wait 2"
+OPEN, CONWIP = fab_train.RULE, "BATCS(10, 0.1, 2) @ 0 wait 2"
 
 
 class Run(NamedTuple):
@@ -41,13 +41,12 @@ class Run(NamedTuple):
     words: str
     rule: str
     policy: str
-    goes_on: bool  # from the policy to beat
 
 
 RUNS = {
-    "open": Run("evolve", "fab-20x300", EVOLUTION, OPEN, "fab-20x300-wait", True),
-    "conwip": Run("evolve", "fab-20x300-conwip", EVOLUTION, CONWIP, "fab-20x300-conwip", True),
-    "ppo": Run("train", "fab-20x300", PPO, OPEN, "fab-20x300-wait", False),
+    "open": Run("evolve", "fab-20x300", EVOLUTION, OPEN, "fab-20x300-wait"),
+    "conwip": Run("evolve", "fab-20x300-conwip", EVOLUTION, CONWIP, "fab-20x300-conwip"),
+    "ppo": Run("train", "fab-20x300", PPO, OPEN, "fab-20x300-wait"),
 }
 # As little as can be, to see that it runs.
 TINY = "--fabs 2 --num-envs 2 --days 2 --warmup 2 --eval-days 2 --eval-episodes 2 --reports 2"
@@ -68,20 +67,15 @@ def main() -> None:
     run = RUNS[asked.run]
     # Paths from here: the result should not say where on a machine it was made.
     policies, out = (Path(os.path.relpath(path)) for path in (POLICIES, asked.out))
-    policy, folder, evaluation = (
-        policies / run.policy,
-        out / asked.run,
-        out / f"{asked.run}-held-out",
-    )
+    policy, folder = policies / run.policy, out / asked.run
     words = [run.command, run.family, "--rule", run.rule, *run.words.split()]
-    words += ["--start", str(policy)] if run.goes_on else []
+    if run.command == "evolve":  # goes on from the policy to beat
+        words += ["--start", str(policy)]
     words += TINY_OF[run.command].split() if asked.tiny else []
     train(shlex.join(words), folder)
-    words = ["fab", "evaluate", str(folder), str(policy), "--family", run.family]
-    words += ["--rules", f"setup > FIFO, {run.rule}"]
-    words += (TINY_HELD_OUT if asked.tiny else HELD_OUT).split()
-    done(words, evaluation)
-    found: dict[str, Any] = json.loads((evaluation / "evaluation.json").read_text())
+    runs, rules = [str(folder), str(policy)], ("setup > FIFO", run.rule)
+    held_out = TINY_HELD_OUT if asked.tiny else HELD_OUT
+    found = evaluate(runs, rules, run.family, held_out, out / f"{asked.run}-held-out")
     found["command"] = shlex.join(["python", "benchmarks/fab_gpu.py", *sys.argv[1:]])
     write_json(out / f"fab_gpu_{asked.run}.json", found)
 

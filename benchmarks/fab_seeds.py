@@ -12,6 +12,7 @@ is ahead of its rule.
 import argparse
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.fab_ablation import COMMON, evaluate, train
+from benchmarks.fab_ablation import COMMON, FAMILY, VARIANTS, evaluate, train
 from rlax_lab import fab_commands, fab_evaluate, fab_train, plots, provenance
 from rlax_lab.checkpoint import write_json
 
 # What the training of each learner is counted in.
 UNITS = {"evolution": "plays", "ppo": "steps"}
-# Other critics of PPO, and the words that ask for them.
-CRITICS = {
-    "central critic": "--critic central",
-    "independent critics": "--critic independent",
-}
+# Other critics of PPO.
+CRITICS = ("one value for the fab", "a value for each group")
 
 
 def over_seeds(against: list[dict[str, Any]]) -> dict[str, Any]:
@@ -84,8 +82,7 @@ def _draw_seeds(axes: Axes, found: dict[str, Any]) -> None:
         half = each["mean"] - each["ci95"][0]
         axes.errorbar(i + 0.3, each["mean"], half, fmt="s", color=color, capsize=3)
     axes.axhline(0, **plots.THRESHOLD)
-    names = [kind.replace(" ", "\n") for kind in found]
-    axes.set_xticks(range(len(found)), names)
+    axes.set_xticks(range(len(found)), [textwrap.fill(kind, 11) for kind in found])
     axes.set_xlim(-0.5, len(found) - 0.5)
     axes.set_title("held-out fabs")
     axes.set_ylabel("objective: policy minus rule")
@@ -107,18 +104,19 @@ def main() -> None:
     curves = []
     for kind in (*UNITS, *CRITICS):
         learner = kind if kind in UNITS else "ppo"
-        words = f"{CRITICS.get(kind, '')} {asked.also}".strip()
+        words = f"{VARIANTS[learner][kind]} {asked.also}".strip()
         seeds = getattr(asked, kind) if kind in UNITS else asked.critics
-        folders = [asked.runs / f"{kind.replace(' ', '-')}-{seed}" for seed in range(seeds)]
+        place = kind.replace(" ", "-")
+        folders = [asked.runs / f"{place}-{seed}" for seed in range(seeds)]
         if not folders:
             continue
         for seed, folder in enumerate(folders):
             train(f"{COMMON[learner]} --seed {seed} {words}", folder)
         if kind in UNITS:
             curves.append(curve(kind, folders))
-        evaluation = asked.runs / f"{kind.replace(' ', '-')}-on-{asked.configs}"
-        rules = ("setup > FIFO", fab_train.RULE)
-        about = evaluate([str(folder) for folder in folders], rules, asked.configs, evaluation)
+        evaluation = asked.runs / f"{place}-on-{asked.configs}"
+        runs, rules = [str(folder) for folder in folders], ("setup > FIFO", fab_train.RULE)
+        about = evaluate(runs, rules, FAMILY, f"--configs {asked.configs}", evaluation)
         policies = [about["policies"][f"{fab_commands.POLICY}{folder.name}"] for folder in folders]
         kinds[kind] = {
             "training": f"rlax-lab fab {COMMON[learner]} {words}".strip(),
