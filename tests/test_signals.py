@@ -12,11 +12,13 @@ from rlax_lab import signals
 
 # Minutes in one program.
 COMPUTING = """
+import signal
 import sys
 import jax
 import jax.numpy as jnp
 from rlax_lab import signals
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where it is ignored
 compute = jax.jit(lambda n: jax.lax.fori_loop(0, n, lambda _, x: jnp.sin(x), jnp.ones(1000)))
 compute(1)
 with signals.ctrl_c_ends():
