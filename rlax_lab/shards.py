@@ -70,6 +70,11 @@ def numbers(count: int) -> jax.Array:
     return before + jnp.arange(count)
 
 
+def on_several_devices() -> bool:
+    """Whether the program around this is one of several, each on a device of its own."""
+    return DEVICES in _parted()
+
+
 def _in_one_piece(collective: Callable[[jax.Array], jax.Array], x: PyTree) -> PyTree:
     """Of all arrays of `x` together, for which devices wait once, not once for every array."""
     # As floats, or integers would come back as such.
@@ -132,7 +137,7 @@ def spread(make: Callable[[Any], Learner], config: Any, parts: int) -> Learner:
         each = jax.vmap(part.update, in_axes=(which,), out_axes=(which, 0), axis_name=PARTS)
         state, metrics = each(state)
         sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
-        if DEVICES in _parted():
+        if on_several_devices():
             sums = _in_one_piece(lambda x: jax.lax.psum(x, DEVICES), sums)
         return state, sums
 

@@ -118,7 +118,7 @@ def test_chunks_divide_the_rows(rows):
     """The largest divisor up to the chunk, but never one below a quarter of it."""
     divisors = [d for d in range(1, CHUNK + 1) if rows % d == 0]
     want = divisors[-1] if divisors[-1] >= CHUNK // 4 else rows
-    assert gradients._chunk(rows) == want
+    assert gradients._chunk(rows, CHUNK) == want
 
 
 @pytest.mark.parametrize(("rows", "chunk"), [(5, 5), (8, 8), (16, 8), (27, 3), (30, 6), (37, 37)])
@@ -149,6 +149,25 @@ def test_a_function_of_each_row(rows, chunk):
     want = np.asarray(batch.x) * np.asarray(batch.y)[:, None]
     np.testing.assert_array_equal(gradients.each(function, batch._replace(where=None)), want)
     assert seen == {chunk}
+
+
+def test_several_devices_take_half_a_chunk_each():
+    """As each has but one core's cache; parts of a run on one device take a whole one each."""
+    weights, batch = data(3, (2, 2 * CHUNK))
+    for name, chunk in ((shards.PARTS, CHUNK), (shards.DEVICES, CHUNK // 2)):
+        seen = set()
+
+        def watched(weights, rows, seen=seen):
+            seen.add(len(rows.x))
+            return loss(weights, rows)
+
+        def inner(rows, watched=watched):
+            return gradients.gradient(watched, weights, weighted(rows))
+
+        found = jax.vmap(inner, axis_name=name)(batch)
+        assert seen == {chunk}
+        whole = batch._replace(x=batch.x.reshape(-1, FEATURES), y=batch.y.reshape(-1))
+        assert_close(jax.tree.map(lambda x: x[0], found), closed_form(weights, whole))
 
 
 def test_an_accelerator_takes_all_rows_at_once(monkeypatch):
