@@ -108,11 +108,18 @@ def _short(learner: Learner) -> bool:
     return jax.default_backend() == "cpu" and learner.steps_per_update <= _SHORT
 
 
-def _options(learner: Learner) -> dict[str, str] | None:
-    """How XLA is to order the operations of an update: short ones one after another."""
+def _options(learner: Learner) -> dict[str, Any] | None:
+    """How XLA is to compile an update for a CPU.
+
+    By itself it uses half of each vector of AVX-512 (all of it makes PPO 1.1 times as fast), and
+    runs operations at the same time, also short ones.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    options: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512}
     if _short(learner):
-        return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-    return None
+        options["xla_cpu_scheduler_type"] = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+    return options
 
 
 def compiling(
