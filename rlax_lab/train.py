@@ -22,9 +22,10 @@ from rlax_lab.errors import NonFiniteError
 from rlax_lab.metrics import Metrics
 from rlax_lab.types import Learner, PyTree
 
-# Environment steps of an update up to which its operations are short: from some 8,000 on it does
-# not matter or is better without.
+# Environment steps of an update up to which its operations are too short for several threads.
 _SHORT = 1024
+# From which on those of one seed are as long as they need to be, or longer.
+_LONG = 8192
 
 
 class Report(NamedTuple):
@@ -67,25 +68,31 @@ def advance(learner: Learner, mesh: Mesh | None = None) -> jax.stages.Wrapped:
         numbers = [jnp.ravel(x).astype(jnp.float32) for x in watched]
         return state, metrics, jnp.all(jnp.isfinite(jnp.concatenate([jnp.zeros(0), *numbers])))
 
-    def alone(states: PyTree) -> tuple[PyTree, Metrics, jax.Array]:
-        out = one(jax.tree.map(lambda x: x[0], states))
-        return jax.tree.map(lambda x: jnp.asarray(x)[None], out)
+    def run(state: PyTree, n: jax.Array) -> tuple[PyTree, Metrics, jax.Array]:
+        """`n` updates of one seed."""
+        update = jax.jit(one)  # traced once, though it is asked for its shapes as well
+
+        def body(i: jax.Array, carry: Any) -> Any:
+            state, sums, bad = carry
+            state, metrics, finite = update(state)
+            bad = jnp.where((bad < 0) & ~finite, i, bad)
+            return state, jax.tree.map(jnp.add, sums, metrics), bad
+
+        _, shapes, _ = jax.eval_shape(update, state)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.fori_loop(0, n, body, (state, zeros, jnp.int32(-1)))
 
     def many(states: PyTree, n: jax.Array) -> tuple[PyTree, Metrics, jax.Array]:
         seeds = len(jax.tree.leaves(states)[0])
-        # Traced once, though it is asked for its shapes as well.
-        update = jax.jit(alone if seeds == 1 and not _short(learner) else jax.vmap(one))
+        if not _in_turn(learner, seeds):
+            return jax.vmap(run, in_axes=(0, None))(states, n)
 
-        def body(i: jax.Array, carry: Any) -> Any:
-            states, sums, bad = carry
-            states, metrics, finite = update(states)
-            bad = jnp.where((bad < 0) & ~finite, i, bad)
-            return states, jax.tree.map(jnp.add, sums, metrics), bad
+        def next_seed(states: PyTree, i: jax.Array) -> tuple[PyTree, Any]:
+            state, *found = run(jax.tree.map(lambda x: x[i], states), n)
+            return jax.tree.map(lambda xs, x: xs.at[i].set(x), states, state), found
 
-        _, shapes, finite = jax.eval_shape(update, states)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        none_bad = jnp.full(finite.shape, -1, jnp.int32)
-        return jax.lax.fori_loop(0, n, body, (states, zeros, none_bad))
+        states, (sums, bad) = jax.lax.scan(next_seed, states, jnp.arange(seeds))
+        return states, sums, bad
 
     if mesh is not None:
         states, seeds = shards.specs(learner), P(shards.SEEDS)
@@ -106,6 +113,17 @@ def _short(learner: Learner) -> bool:
     longer ones out. With 4 environments that costs a quarter of PPO's time.
     """
     return jax.default_backend() == "cpu" and learner.steps_per_update <= _SHORT
+
+
+def _in_turn(learner: Learner, seeds: int) -> bool:
+    """Whether seeds are better off one after another than side by side in the same operations.
+
+    On a CPU, side by side only helps where operations are short, and needs the caches of all. With
+    64 environments, PPO of 10 seeds is 1.4 times as fast in turn, with 32 it is 0.8 times.
+    """
+    if jax.default_backend() != "cpu" or _short(learner):
+        return False
+    return seeds == 1 or learner.steps_per_update >= _LONG
 
 
 def _options(learner: Learner) -> dict[str, Any] | None:

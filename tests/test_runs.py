@@ -1,5 +1,6 @@
 """What a run leaves behind, how it stops on NaN, and the outer loop and evaluation beneath it."""
 
+import functools
 import json
 import math
 import os
@@ -311,6 +312,13 @@ def test_chunk_ends(updates, reports):
     assert sizes.max() - sizes.min() <= 1
 
 
+@pytest.fixture(params=["side by side", "in turn"])
+def seeds_go(request, monkeypatch):
+    """How seeds are trained, whatever the length of an update says."""
+    monkeypatch.setattr(train, "_in_turn", lambda *_: request.param == "in turn")
+
+
+@pytest.mark.usefixtures("seeds_go")
 def test_train_yields_states_at_reports():
     """Each report comes with the state after just as many updates, and its own chunk's sums."""
     learner = counting(7, steps_per_update=5)
@@ -353,6 +361,7 @@ def test_non_finite_update(what, first, reports):
         next(chunks)
 
 
+@pytest.mark.usefixtures("seeds_go")
 def test_non_finite_seed():
     """Of three seeds the one that diverged is named, with its own update."""
     learner = counting(8, nan_at=2)
@@ -366,6 +375,23 @@ def test_steps_beyond_32_bits():
     learner = counting(5, steps_per_update=2**31 + 1)
     reports = [r.env_steps for _, r in train.train(learner, start(learner), reports=5)]
     assert reports == [i * (2**31 + 1) for i in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("backend", "steps", "seeds", "want"),
+    [
+        ("cpu", 40, 1, False),
+        ("cpu", 40, 10, False),
+        ("cpu", 4096, 1, True),
+        ("cpu", 4096, 10, False),
+        ("cpu", 8192, 10, True),
+        ("gpu", 2**20, 1, False),
+        ("gpu", 2**20, 10, False),
+    ],
+)
+def test_which_seeds_go_in_turn(monkeypatch, backend, steps, seeds, want):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert train._in_turn(counting(1, steps_per_update=steps), seeds) == want
 
 
 # The outer loop, on PPO
@@ -388,6 +414,14 @@ def trained(learner, chunk, *seeds, reports=3):
     first = jax.jit(jax.vmap(learner.init))(jnp.stack([jax.random.key(s) for s in seeds]))
     *_, (last, _) = train.train(learner, first, reports=reports, chunk=chunk)
     return checkpoint.to_numpy(last)
+
+
+def test_in_turn_is_side_by_side(learner, chunk, monkeypatch):
+    """Seeds in turn end where those that share their operations do, but for rounding."""
+    monkeypatch.setattr(train, "_in_turn", lambda *_: True)
+    in_turn = trained(learner, train.advance(learner), 0, 1, 2)
+    close = functools.partial(np.testing.assert_allclose, atol=2e-5, rtol=2e-5)
+    jax.tree.map(close, in_turn, trained(learner, chunk, 0, 1, 2))
 
 
 def leaves(tree):
