@@ -44,14 +44,17 @@ def case(axis: str, number: int) -> dict[str, Any]:
 
 
 def measure(axis: str, numbers: tuple[int, ...], rounds: int) -> dict[str, Any]:
-    """Steps per second of every round, by place on the axis."""
-    found: dict[str, Any] = {}
-    for number in numbers:
-        side = Side(sys.executable, "ours", case(axis, number))
-        try:
-            seconds = np.array([side.ask()["seconds"] for _ in range(rounds)])
-        finally:
+    """Steps per second at each place on the axis, which take turns: the machine's speed drifts."""
+    sides: dict[int, Side] = {}
+    try:
+        for number in numbers:
+            sides[number] = Side(sys.executable, "ours", case(axis, number))
+        turns = [[side.ask()["seconds"] for side in sides.values()] for _ in range(rounds)]
+    finally:
+        for side in sides.values():
             side.close()
+    found: dict[str, Any] = {}
+    for (number, side), seconds in zip(sides.items(), np.transpose(turns), strict=True):
         speeds = side.ready["steps"] / seconds
         found[str(number)] = {
             "steps_per_second": float(np.median(speeds)),
