@@ -315,7 +315,7 @@ def test_chunk_ends(updates, reports):
 @pytest.fixture(params=["side by side", "in turn"])
 def seeds_go(request, monkeypatch):
     """How seeds are trained, whatever the length of an update says."""
-    monkeypatch.setattr(train, "_in_turn", lambda *_: request.param == "in turn")
+    monkeypatch.setattr(train, "_in_turn", lambda _: request.param == "in turn")
 
 
 @pytest.mark.usefixtures("seeds_go")
@@ -378,20 +378,12 @@ def test_steps_beyond_32_bits():
 
 
 @pytest.mark.parametrize(
-    ("backend", "steps", "seeds", "want"),
-    [
-        ("cpu", 40, 1, False),
-        ("cpu", 40, 10, False),
-        ("cpu", 4096, 1, True),
-        ("cpu", 4096, 10, False),
-        ("cpu", 8192, 10, True),
-        ("gpu", 2**20, 1, False),
-        ("gpu", 2**20, 10, False),
-    ],
+    ("backend", "steps", "want"),
+    [("cpu", 40, False), ("cpu", 4096, False), ("cpu", 8192, True), ("gpu", 2**20, False)],
 )
-def test_which_seeds_go_in_turn(monkeypatch, backend, steps, seeds, want):
+def test_which_seeds_go_in_turn(monkeypatch, backend, steps, want):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert train._in_turn(counting(1, steps_per_update=steps), seeds) == want
+    assert train._in_turn(counting(1, steps_per_update=steps)) == want
 
 
 # The outer loop, on PPO
@@ -418,7 +410,7 @@ def trained(learner, chunk, *seeds, reports=3):
 
 def test_in_turn_is_side_by_side(learner, chunk, monkeypatch):
     """Seeds in turn end where those that share their operations do, but for rounding."""
-    monkeypatch.setattr(train, "_in_turn", lambda *_: True)
+    monkeypatch.setattr(train, "_in_turn", lambda _: True)
     in_turn = trained(learner, train.advance(learner), 0, 1, 2)
     close = functools.partial(np.testing.assert_allclose, atol=2e-5, rtol=2e-5)
     jax.tree.map(close, in_turn, trained(learner, chunk, 0, 1, 2))
