@@ -9,6 +9,7 @@ that share 2048 environments; of a CPU, up to 8 of which are virtual beyond its 
 stamped ``scaling.json`` and ``scaling.png``, or ``scaling_gpu.json`` and ``scaling_gpu.png``.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from matplotlib.ticker import EngFormatter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import parts
-from benchmarks.throughput import Side, ppo_case
+from benchmarks.throughput import Side, in_turns, ppo_case
 from rlax_lab.plots import look, save, style
 
 AXES: dict[str, tuple[int, ...]] = {
@@ -45,16 +46,17 @@ def case(axis: str, number: int) -> dict[str, Any]:
 
 def measure(axis: str, numbers: tuple[int, ...], rounds: int) -> dict[str, Any]:
     """Steps per second at each place on the axis, which take turns: the machine's speed drifts."""
-    sides: dict[int, Side] = {}
-    try:
-        for number in numbers:
-            sides[number] = Side(sys.executable, "ours", case(axis, number))
-        turns = [[side.ask()["seconds"] for side in sides.values()] for _ in range(rounds)]
-    finally:
-        for side in sides.values():
-            side.close()
+    with contextlib.ExitStack() as stack:
+        sides = {
+            number: stack.enter_context(
+                contextlib.closing(Side(sys.executable, "ours", case(axis, number)))
+            )
+            for number in numbers
+        }
+        answers = in_turns(sides, rounds)
     found: dict[str, Any] = {}
-    for (number, side), seconds in zip(sides.items(), np.transpose(turns), strict=True):
+    for number, side in sides.items():
+        seconds = np.array([answer["seconds"] for answer in answers[number]])
         speeds = side.ready["steps"] / seconds
         found[str(number)] = {
             "steps_per_second": float(np.median(speeds)),

@@ -10,6 +10,7 @@ turn with the others: on a machine whose speed drifts, only ratios within a roun
 it. The limit is what the bare matrix products of PPO's update take.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -288,28 +289,30 @@ class Side:
         self.process.wait()
 
 
+def in_turns(sides: dict[Any, Side], rounds: int) -> dict[Any, list[dict[str, Any]]]:
+    """What each side answers to a piece of work, round by round."""
+    answers: dict[Any, list[dict[str, Any]]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            answers[name].append(side.ask())
+    return answers
+
+
 def compare(case: dict[str, Any], pythons: dict[str, str], rounds: int) -> dict[str, Any]:
     """All sides of a case, round by round."""
-    sides: dict[str, Side] = {}
-    try:
-        for name in case["sides"]:
-            if name in pythons:
-                sides[name] = Side(pythons[name], name, case)
+    with contextlib.ExitStack() as stack:
+        sides = {
+            name: stack.enter_context(contextlib.closing(Side(pythons[name], name, case)))
+            for name in case["sides"]
+            if name in pythons
+        }
         mine = sides["ours"].ready
         for name, side in sides.items():
             for unit in ("steps", "gradient_steps"):
                 if abs(side.ready[unit] - mine[unit]) > 0.01 * mine[unit]:
                     raise RuntimeError(f"{name} takes {side.ready[unit]} {unit}, ours {mine[unit]}")
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        peaks: dict[str, dict[str, float]] = {}
-        for _ in range(rounds):
-            for name, side in sides.items():
-                answer = side.ask()
-                seconds[name].append(answer.pop("seconds"))
-                peaks[name] = answer
-    finally:
-        for side in sides.values():
-            side.close()
+        answers = in_turns(sides, rounds)
+    seconds = {name: [answer.pop("seconds") for answer in answers[name]] for name in sides}
     return {
         "rounds": rounds,
         "steps": mine["steps"],
@@ -319,7 +322,7 @@ def compare(case: dict[str, Any], pythons: dict[str, str], rounds: int) -> dict[
                 "seconds": seconds[name],
                 "steps_per_second": mine["steps"] / float(np.median(seconds[name])),
                 "prepared_seconds": sides[name].ready["prepared"],
-                **peaks[name],
+                **answers[name][-1],  # its peaks
                 **({"ratio": ratio(seconds[name], seconds["ours"])} if name != "ours" else {}),
             }
             for name in sides
