@@ -151,23 +151,21 @@ def test_a_function_of_each_row(rows, chunk):
     assert seen == {chunk}
 
 
-def test_several_devices_take_half_a_chunk_each():
+@pytest.mark.parametrize(("name", "chunk"), [(shards.PARTS, CHUNK), (shards.DEVICES, CHUNK // 2)])
+def test_several_devices_take_half_a_chunk_each(name, chunk):
     """As each has but one core's cache; parts of a run on one device take a whole one each."""
+    seen = set()
+
+    def watched(weights, rows):
+        seen.add(len(rows.x))
+        return loss(weights, rows)
+
     weights, batch = data(3, (2, 2 * CHUNK))
-    for name, chunk in ((shards.PARTS, CHUNK), (shards.DEVICES, CHUNK // 2)):
-        seen = set()
-
-        def watched(weights, rows, seen=seen):
-            seen.add(len(rows.x))
-            return loss(weights, rows)
-
-        def inner(rows, watched=watched):
-            return gradients.gradient(watched, weights, weighted(rows))
-
-        found = jax.vmap(inner, axis_name=name)(batch)
-        assert seen == {chunk}
-        whole = batch._replace(x=batch.x.reshape(-1, FEATURES), y=batch.y.reshape(-1))
-        assert_close(jax.tree.map(lambda x: x[0], found), closed_form(weights, whole))
+    inner = lambda rows: gradients.gradient(watched, weights, weighted(rows))  # noqa: E731
+    found = jax.vmap(inner, axis_name=name)(batch)
+    assert seen == {chunk}
+    whole = batch._replace(x=batch.x.reshape(-1, FEATURES), y=batch.y.reshape(-1))
+    assert_close(jax.tree.map(lambda x: x[0], found), closed_form(weights, whole))
 
 
 def test_an_accelerator_takes_all_rows_at_once(monkeypatch):
